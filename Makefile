@@ -1,0 +1,39 @@
+# Everything a newcomer or a maintainer runs. Each target sets up what it needs.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m rad_lightning
+
+.PHONY: help setup demo test test-all lint sweep report bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Two stamps, so that the demo waits for no test tool.
+$(VENV)/.run: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the package (torch and its libraries: about 2 minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+setup: $(VENV)/.dev ## install the package, the tests' and the linters' tools into .venv
+
+demo: $(VENV)/.run ## train on the embedded images and make pictures; no download
+	$(RUN)
+
+test: $(VENV)/.dev ## the test suite
+	$(BIN)/python -m pytest -q -n auto
+
+lint: $(VENV)/.dev ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove runs, caches and the environment
+	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,137 @@
+"""The command line: command name -> config name -> function. The only file with ``hydra.main``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from rad_lightning.config import conf_dir, register_schemas, to_typed
+from rad_lightning.errors import UserError
+
+# Each command is the function of the same name in the module of the same name.
+COMMANDS = ("train", "prepare")
+PLANNED = ("predict", "audit", "report")
+
+HELP = """\
+rad_lightning - anomaly detection for "normal" images that are not all normal
+
+usage: python -m rad_lightning [command] [key=value ...]
+
+commands
+  train     fit a detector and evaluate it (the default)
+  prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
+  predict, audit, report   to come
+
+examples
+  python -m rad_lightning                                   the embedded synthetic images
+  python -m rad_lightning data.category=gear seed=1         another category, another seed
+  python -m rad_lightning data=mvtec data.root=DIR data.category=screw
+  python -m rad_lightning data=folder data.root=DIR         DIR/good and DIR/bad
+  python -m rad_lightning prepare data=ksdd2 data.root=DIR
+
+settings
+  data=synthetic|mvtec|ksdd2|ksdd|mtd|folder|csv    head=patch|pooled
+  backbone=resnet18|wide_resnet50|demo              trainer=default|cpu|gpu|ddp
+  backbone.weights=FILE      local weights, no network needed
+  --cfg job                  print the whole configuration and stop
+  --hydra-help               the options of Hydra itself
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command. Exit codes: 0 done, 2 wrong input (one line on stderr), 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    # Hydra would print and exit by itself; here its errors take the same way out as ours.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        dispatch(arguments)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Split off the command, then let Hydra compose its config and call it."""
+    command, overrides = split_command(arguments)
+    if "-h" in overrides or "--help" in overrides:
+        print(HELP, end="")
+        return
+    register_schemas()
+
+    def task(cfg: Any) -> None:
+        typed = to_typed(cfg)
+        function(command)(typed)
+
+    sys.argv = ["rad_lightning", *overrides]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+
+
+def split_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """``["prepare", "data=mtd"] -> ("prepare", ["data=mtd"])``; no command means train."""
+    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
+        return "train", arguments
+    name, rest = arguments[0], arguments[1:]
+    if name in PLANNED:
+        raise UserError(
+            f"{name}: this command is not there yet; accepted are {', '.join(COMMANDS)}"
+        )
+    if name not in COMMANDS:
+        raise UserError(
+            f"{name!r} is neither a command ({', '.join(COMMANDS)}) nor a setting key=value"
+        )
+    return name, rest
+
+
+def function(command: str) -> Callable[[Any], None]:
+    """Imported late: torch and Lightning take seconds that ``--help`` need not wait for."""
+    run: Callable[[Any], None] = getattr(import_module(f"rad_lightning.{command}"), command)
+    return run
+
+
+def one_line(error: BaseException) -> str:
+    """What was wrong, where, and what is accepted, out of Hydra's several lines."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
+    if found := re.search(r"Key '([^']+)' not in '(\w+)'", text):
+        key, schema = found.groups()
+        return f"unknown key {full_key(text, key)!r}{suggestion(key, schema)}"
+    if found := re.search(
+        r"Could not find '([^']+)'.*?Available options in '[^']+':\s*(.*?)\n\w", text + "\nX", re.S
+    ):
+        choice = found.group(1).split("/")
+        options = ", ".join(o for o in found.group(2).split() if o != "schema")
+        return f"{'/'.join(choice[:-1])}={choice[-1]}: accepted are {options}"
+    if found := re.search(r"(Value '.*?'.*?)\n\s+full_key: (\S+)", text, re.S):
+        return f"{found.group(2)}: {' '.join(found.group(1).split())}"
+    return " ".join(text.split())
+
+
+def full_key(text: str, key: str) -> str:
+    found = re.search(r"full_key: (\S+)", text)
+    return found.group(1) if found else key
+
+
+def suggestion(key: str, schema: str) -> str:
+    """The nearest keys of the schema class that Hydra named, or all of them."""
+    from rad_lightning import config
+
+    known = list(getattr(getattr(config, schema, None), "__dataclass_fields__", {}))
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{meant}: accepted are {', '.join(known)}" if known else ""

@@ -1,0 +1,275 @@
+"""The configuration: one dataclass per group of ``conf/``, checked before anything runs.
+
+Fields carry what they accept, so that the YAML files, the checks and the error messages cannot
+disagree. ``setting(..., numbers=False)`` marks a field that changes how a run is done but none of
+its numbers; such fields stay out of the run key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from rad_lightning.errors import UserError
+
+VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    numbers: bool = True,
+) -> Any:
+    """A dataclass field with the range it accepts: ``low <= x <= high``, ``x > above``."""
+    rules = {"low": low, "high": high, "above": above, "choices": choices, "numbers": numbers}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=rules)
+    return field(default=default, metadata=rules)
+
+
+@dataclass
+class DataConfig:
+    """Which images, at which size, and how they are divided (method page, "Noise protocols")."""
+
+    name: str = setting(choices=("synthetic", "mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"))
+    root: str | None = setting(None, numbers=False)
+    category: str | None = setting(None)
+    size: list[int] = setting([256, 256], low=32)  # height, width
+    fit: str = setting("stretch", choices=("stretch", "pad"))
+    split: str = setting("group", choices=("group", "published"))
+    split_seed: int | None = setting(None, low=0)  # None: the run's seed
+    test_fraction: float = setting(0.2, above=0.0, high=0.9)
+    pool_fraction: float = setting(0.0, low=0.0, high=0.9)
+    pool_normals: str = setting("drop", choices=("drop", "train"))
+    on_bad_image: str = setting("error", choices=("error", "skip"))
+    csv: str | None = setting(None, numbers=False)
+    normal_dir: str | None = setting(None)
+    abnormal_dir: str | None = setting(None)
+    # The embedded set only: images generated per category.
+    train_images: int = setting(48, low=2)
+    test_normal_images: int = setting(24, low=1)
+    test_images_per_defect: int = setting(8, low=1)
+
+
+@dataclass
+class BackboneConfig:
+    """A frozen timm model. ``weights``: ``hub``, ``untrained`` (seeded demo), a local file, or
+    ``auto`` (``untrained`` for the embedded synthetic images, which need no download, else
+    ``hub``)."""
+
+    name: str = setting("resnet18")
+    out_indices: list[int] = setting([1, 2, 3], low=0)
+    weights: str = setting("auto", numbers=False)
+    batch_size: int = setting(16, low=1, numbers=False)
+    precision: str = setting("float32", choices=("float32", "bfloat16"))
+
+
+@dataclass
+class HeadConfig:
+    """What is a sample of the flow, and the flow itself (shared by both heads)."""
+
+    name: str = setting(choices=("patch", "pooled"))
+    channels: int = setting(128, low=2)  # D: whitened principal components that the flow sees
+    blocks: int = setting(8, low=1)
+    hidden: int = setting(256, low=1)
+    clamp: float = setting(3.0, above=0.0)
+    views: list[str] = setting(["identity"], choices=VIEWS)
+    score: str = setting("nll", choices=("nll", "latent"))
+    # patch
+    local_pool: int = setting(3, low=1)
+    top_fraction: float = setting(0.03, above=0.0, high=1.0)
+    position_dims: int = setting(0, low=0)
+    # pooled
+    scales: list[float] = setting([1.0], above=0.0, high=4.0)
+
+
+@dataclass
+class MethodConfig:
+    """How the flow is fitted. ``plain``: maximum likelihood on all training samples."""
+
+    name: str = setting("plain", choices=("plain",))
+    steps: int = setting(600, low=1)
+    batch_size: int = setting(2048, low=1)
+    lr: float = setting(1e-3, above=0.0)
+    weight_decay: float = setting(0.0, low=0.0)
+    schedule: str = setting("one_cycle", choices=("one_cycle", "cosine", "constant"))
+    grad_clip: float = setting(1.0, low=0.0)
+
+
+@dataclass
+class TrainerConfig:
+    """Where the training runs; handed to ``pytorch_lightning.Trainer``."""
+
+    accelerator: str = setting("auto", numbers=False)
+    devices: Any = setting(1, numbers=False)
+    num_nodes: int = setting(1, low=1, numbers=False)
+    strategy: str = setting("auto", numbers=False)
+    precision: str = setting("32-true", choices=("32-true", "64-true"))
+    checkpoint_every: int = setting(200, low=1, numbers=False)
+
+
+@dataclass
+class CacheConfig:
+    """Features on disk. ``dir`` is shared by all runs; ``enabled=false`` computes in memory."""
+
+    enabled: bool = setting(True, numbers=False)
+    dir: str = setting("outputs/cache", numbers=False)
+
+
+@dataclass
+class EvaluationConfig:
+    """Threshold from the training scores, and which metrics and pictures are made."""
+
+    threshold: str = setting("robust", choices=("robust", "quantile"))
+    quantile: float = setting(0.95, above=0.0, high=1.0)
+    robust_z: float = setting(3.0, above=0.0)
+    pixel: bool = setting(True)
+    pictures: int = setting(3, low=0, numbers=False)  # of the best, median and worst images each
+
+
+@dataclass
+class TrainConfig:
+    """Everything of one training run."""
+
+    seed: int = setting(0, low=0)
+    output: str = setting("outputs/runs", numbers=False)
+    resume: bool = setting(True, numbers=False)
+    progress: bool = setting(True, numbers=False)
+    data: DataConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    head: HeadConfig = MISSING
+    method: MethodConfig = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def check(self) -> None:
+        """Raise ``UserError`` at combinations that no single field can see."""
+        sides = self.data.size
+        if len(sides) != 2:
+            raise UserError(f"data.size = {sides}: accepted are two numbers, [height, width]")
+        turned = {"rot90", "rot270"} & set(self.head.views)
+        if turned and sides[0] != sides[1]:
+            raise UserError(
+                f"head.views has {sorted(turned)[0]} but data.size = {sides} is not square: "
+                "accepted there are identity, hflip, vflip, rot180"
+            )
+        if self.head.name == "pooled" and self.head.channels % 2:
+            raise UserError(f"head.channels = {self.head.channels}: accepted are even numbers")
+
+
+@dataclass
+class PrepareConfig:
+    """Look at a dataset before training on it; unpack it first when ``archive`` is given."""
+
+    seed: int = setting(0, low=0)
+    archive: str | None = None  # zip or tar to unpack into data.root first
+    progress: bool = True
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    data: DataConfig = MISSING
+
+    def check(self) -> None:
+        """Nothing beyond the single fields."""
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types, so that unknown keys and wrong types fail while composing."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="prepare_schema", node=PrepareConfig)
+    for group, node in (
+        ("data", DataConfig),
+        ("backbone", BackboneConfig),
+        ("head", HeadConfig),
+        ("method", MethodConfig),
+        ("trainer", TrainerConfig),
+    ):
+        store.store(group=group, name="schema", node=node)
+
+
+def conf_dir() -> Path:
+    """Where the YAML files are: inside the installed package, or the checkout's ``conf/``."""
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "conf", here.parents[1] / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise UserError(f"no conf/ folder beside {here}: reinstall the package")
+
+
+def to_typed(cfg: Any) -> Any:
+    """A composed Hydra config as its checked dataclass; ``UserError`` at the first fault."""
+    typed = OmegaConf.to_object(cfg)
+    for fault in faults(typed):
+        raise UserError(fault)
+    typed.check()  # type: ignore[union-attr]
+    return typed
+
+
+def to_yaml(typed: Any) -> str:
+    """A checked config as the YAML that would give it again."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(typed)))
+
+
+def faults(node: Any, prefix: str = "") -> Iterator[str]:
+    """One line per value outside what its field accepts."""
+    for f in dataclasses.fields(node):
+        key, value = f"{prefix}{f.name}", getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from faults(value, f"{key}.")
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None and not _accepted(item, f.metadata):
+                yield f"{key} = {value!r}: accepted are {_describe(f.metadata)}"
+                break
+
+
+def _accepted(value: Any, rules: Any) -> bool:
+    choices, low, high, above = (rules.get(k) for k in ("choices", "low", "high", "above"))
+    return (
+        (choices is None or value in choices)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+    )
+
+
+def _describe(rules: Any) -> str:
+    if rules.get("choices") is not None:
+        return ", ".join(map(str, rules["choices"]))
+    bounds = [
+        f"{sign} {rules[rule]:g}"
+        for rule, sign in (("above", ">"), ("low", ">="), ("high", "<="))
+        if rules.get(rule) is not None
+    ]
+    return "values " + " and ".join(bounds)
+
+
+def number_fields(node: Any) -> dict[str, Any]:
+    """The part of a config that changes the numbers of a run, as plain nested dicts."""
+    kept: dict[str, Any] = {}
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            if inner := number_fields(value):
+                kept[f.name] = inner
+        elif f.metadata.get("numbers", True):
+            kept[f.name] = value
+    return kept
+
+
+def digest(content: Any, length: int = 10) -> str:
+    """A short stable hash of anything JSON can hold."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,0 +1,166 @@
+"""Reading images and masks, and bringing them to one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from rad_lightning.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+# Transparent pixels carry no information. Mid-grey is close to zero after the usual
+# normalisation, and makes no strong edge against a dark part or a bright one.
+BACKDROP = (128, 128, 128)
+
+ImageArray = npt.NDArray[np.uint8]
+MaskArray = npt.NDArray[np.bool_]
+
+
+class BadImage(UserError):  # noqa: N818 - says what the user has, as UserError does
+    """A file that cannot be read as an image; the message names the file and the reason."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)  # survives the way back from a loader process
+
+
+def load_image(path: Path) -> ImageArray:
+    """Read the first frame of an image file as uint8 ``(H, W, 3)``, upright by its EXIF tag.
+
+    16-bit grey maps 0..65535 to 0..255 whatever the image holds, so that brightness stays
+    comparable between images; 32-bit integers are read on the same scale and floats on 0..1.
+    Transparency is laid over mid-grey.
+
+    Raises:
+        BadImage: missing, empty, truncated, oversized or not an image; values out of range.
+    """
+    return _to_rgb(path, _decode(path, upright=True))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as ``load_image`` gives it, from the file's header alone.
+
+    Raises:
+        BadImage: not readable as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size if turned else (image.height, image.width)
+    except (OSError, ValueError) as error:
+        raise BadImage(path, f"not readable as an image ({error})") from error
+
+
+def resize_image(array: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Resize uint8 ``(H, W, 3)`` to ``size = (height, width)``, bicubic with antialiasing."""
+    height, width = _checked(size)
+    resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(resized, dtype=np.uint8)
+
+
+def load_mask(path: Path, image_hw: tuple[int, int]) -> MaskArray:
+    """Read a mask as bool ``(H, W)``; every pixel that is not black is defect.
+
+    Raises:
+        BadImage: the file cannot be read.
+        UserError: the mask's size differs from ``image_hw``, the size of its image.
+    """
+    mask = _defect_pixels(path)
+    if mask.shape != tuple(image_hw):
+        found, wanted = (f"{h}x{w}" for h, w in (mask.shape, image_hw))
+        raise UserError(
+            f"{path}: the mask is {found} but its image is {wanted} (height x width); "
+            "a mask must have the size of its image"
+        )
+    return mask
+
+
+def mask_has_defect(path: Path) -> bool:
+    """Whether any pixel of the mask file is marked."""
+    return bool(_defect_pixels(path).any())
+
+
+def resize_mask(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
+    """Resize bool ``(H, W)`` to ``size = (height, width)``.
+
+    Shrinking marks a pixel if any source pixel in its cell is marked: with nearest-neighbour a
+    defect of a few pixels could vanish and its image would count as normal. Enlarging repeats.
+    """
+    for axis, wanted in enumerate(_checked(size)):
+        starts = np.arange(wanted) * mask.shape[axis] // wanted
+        # reduceat takes the single element at a repeated start, which is what enlarging needs
+        mask = np.logical_or.reduceat(mask, starts, axis=axis)
+    return mask
+
+
+def _checked(size: tuple[int, int]) -> tuple[int, int]:
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"image size {size} is not valid: give (height, width), both at least 1")
+    return size
+
+
+def _decode(path: Path, *, upright: bool) -> Image.Image:
+    try:
+        if path.stat().st_size == 0:
+            raise BadImage(path, "the file is empty (0 bytes), expected an image")
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image) if upright else image.copy()
+    except BadImage:
+        raise
+    except FileNotFoundError:
+        raise BadImage(path, "no such file, expected an image") from None
+    except UnidentifiedImageError:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise BadImage(path, f"not an image that can be read (accepted: {kinds})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(path, f"too many pixels to be safe to open ({error})") from None
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(path, f"the image is damaged ({reason})") from None
+
+
+def _to_rgb(path: Path, image: Image.Image) -> ImageArray:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return _rescaled(path, image, full=65535)
+    if image.mode == "F":
+        return _rescaled(path, image, full=1)
+    try:
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKDROP, 255)), layer)
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+    except ValueError:
+        raise BadImage(path, f"colour mode {image.mode} cannot be read as RGB") from None
+
+
+def _rescaled(path: Path, image: Image.Image, full: int) -> ImageArray:
+    """Map 0..full to 0..255 by the type, never by the image's own minimum and maximum."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= full):  # written so that NaN is refused as well
+        kind = "float" if image.mode == "F" else "integer"
+        raise BadImage(
+            path, f"{kind} pixel values run from {low:g} to {high:g}, accepted are 0 to {full}"
+        )
+    grey = np.floor(values * (255 / full) + 0.5).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _defect_pixels(path: Path) -> MaskArray:
+    image = _decode(path, upright=False)
+    transparent = image.has_transparency_data
+    if image.mode not in {"1", "L", "I", "F", "RGB"} and not image.mode.startswith("I;16"):
+        image = image.convert("RGBA" if transparent else "RGB")  # a palette index is no colour
+    pixels = np.atleast_3d(np.asarray(image))
+    marked: MaskArray = pixels[..., :3].max(axis=2) > 0
+    if image.mode == "RGBA":
+        marked &= pixels[..., 3] > 0
+    return marked

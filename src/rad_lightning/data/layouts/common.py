@@ -1,0 +1,89 @@
+"""What the readers share: finding files, naming problems, building the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from rad_lightning.data.images import IMAGE_SUFFIXES
+from rad_lightning.data.samples import Sample, SampleTable
+from rad_lightning.errors import UserError
+
+T = TypeVar("T")
+
+NORMAL_WORDS = frozenset({"good", "normal", "ok", "free", "pass"})
+ANOMALOUS_WORDS = frozenset(
+    {"bad", "defect", "defective", "abnormal", "anomaly", "anomalous", "ng", "nok", "fail"}
+)
+
+
+def require_root(root: Path, layout: str) -> Path:
+    """``root`` if it is a folder; ``layout`` says in the error what was expected there."""
+    if not root.is_dir():
+        kind = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"data root {root} {kind}; expected {layout}")
+    return root
+
+
+def require_category(name: str, category: str | None) -> str:
+    """The one category of a dataset that has no more."""
+    if category not in (None, name):
+        raise UserError(f"category {category!r} does not exist here (accepted: {name})")
+    return name
+
+
+def folders(root: Path) -> list[Path]:
+    """Visible sub-folders, sorted by name."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def images_in(root: Path) -> list[Path]:
+    """Visible image files directly in ``root`` (none if it is missing), sorted by name."""
+    return sorted(p for p in root.iterdir() if _is_image(p)) if root.is_dir() else []
+
+
+def images_below(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Visible image files in ``root`` and below, without hidden folders and those in ``skip``.
+
+    ``skip`` holds lower-case names of folders directly in ``root``.
+    """
+    yield from images_in(root)
+    for folder in folders(root):
+        if folder.name.lower() not in skip:
+            yield from images_below(folder)
+
+
+def _is_image(path: Path) -> bool:
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def threaded(work: Callable[[Path], T], paths: list[Path]) -> list[T]:
+    """``work`` of every path, in order; reading and decoding release the interpreter lock."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(work, paths))
+
+
+def missing_mask_note(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """A note with the number of anomalous images without a mask, or nothing."""
+    missing = sum(s.label == 1 and s.mask_path is None for s in samples)
+    return (f"{missing} anomalous images have no mask file",) if missing else ()
+
+
+def build_table(
+    name: str,
+    category: str,
+    root: Path,
+    samples: Iterable[Sample],
+    *,
+    layout: str,
+    notes: Iterable[str] = (),
+) -> SampleTable:
+    """Sort by path and refuse an empty table."""
+    ordered = tuple(sorted(samples, key=lambda sample: sample.path))
+    if not ordered:
+        raise UserError(f"no image found in {root}; expected {layout}")
+    return SampleTable(name, category, root, ordered, tuple(notes))

@@ -1,0 +1,120 @@
+"""The layout of MVTec AD (Bergmann et al., CVPR 2019), for that dataset or any other in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rad_lightning.data.layouts.common import (
+    build_table,
+    folders,
+    images_below,
+    images_in,
+    missing_mask_note,
+    require_root,
+)
+from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
+from rad_lightning.errors import UserError
+
+MVTEC_CATEGORIES = (
+    "bottle",
+    "cable",
+    "capsule",
+    "carpet",
+    "grid",
+    "hazelnut",
+    "leather",
+    "metal_nut",
+    "pill",
+    "screw",
+    "tile",
+    "toothbrush",
+    "transistor",
+    "wood",
+    "zipper",
+)
+LAYOUT = (
+    "the MVTec AD layout <root>/<category>/train/good, test/<defect>, "
+    "ground_truth/<defect>/<image>_mask.png"
+)
+
+
+def read_mvtec(root: Path, category: str | None = None) -> SampleTable:
+    """Read one category; ``root`` is the folder of the categories or a category's own folder.
+
+    ``category`` may be left out where there is only one. Every image is its own group.
+
+    Raises:
+        UserError: missing root or category, no image, or a choice between categories is open.
+    """
+    require_root(root, LAYOUT)
+    if _is_category(root) and category in (None, root.resolve().name):
+        root, category = root.resolve().parent, root.resolve().name
+    else:
+        category = _choose(root, category)
+    masks = _masks(root / category)
+    samples = [
+        _sample(root, category, image, masks)
+        for split in ("train", "test")
+        for image in _images(root / category / split)
+    ]
+    return build_table(
+        "mvtec",
+        category,
+        root,
+        samples,
+        layout=LAYOUT,
+        notes=missing_mask_note(samples),
+    )
+
+
+def _is_category(folder: Path) -> bool:
+    return (folder / "train" / GOOD).is_dir()
+
+
+def list_categories(root: Path) -> list[str]:
+    """The names of the categories below ``root``, sorted; none if it is one itself or absent."""
+    return [f.name for f in folders(root) if _is_category(f)] if root.is_dir() else []
+
+
+def _choose(root: Path, category: str | None) -> str:
+    there = list_categories(root)
+    if not there:
+        raise UserError(f"no category found in {root}; expected {LAYOUT}")
+    if category is None and len(there) == 1:
+        return there[0]
+    if category not in there:
+        problem = "no category given" if category is None else f"category {category!r} not found"
+        raise UserError(f"{problem} in {root} (accepted: {', '.join(there)})")
+    return category
+
+
+def _images(split: Path) -> list[Path]:
+    kinds = folders(split) if split.is_dir() else []
+    return [image for kind in kinds for image in images_below(kind)]
+
+
+def _masks(category_root: Path) -> dict[tuple[str, str], Path]:
+    """Mask files by defect type and stem of their image."""
+    truth = category_root / "ground_truth"
+    kinds = folders(truth) if truth.is_dir() else []
+    return {
+        (kind.name, mask.stem.removesuffix("_mask")): mask
+        for kind in kinds
+        for mask in images_in(kind)
+    }
+
+
+def _sample(root: Path, category: str, image: Path, masks: dict[tuple[str, str], Path]) -> Sample:
+    path = image.relative_to(root).as_posix()
+    split, defect_type, *_ = image.relative_to(root / category).parts
+    normal = defect_type == GOOD
+    mask = None if normal else masks.get((defect_type, image.stem))
+    return Sample(
+        path=path,
+        label=NORMAL if normal else ANOMALOUS,
+        defect_type=defect_type,
+        group=path,
+        category=category,
+        split=split,
+        mask_path=None if mask is None else mask.relative_to(root).as_posix(),
+    )

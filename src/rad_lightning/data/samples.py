@@ -1,0 +1,58 @@
+"""The sample table: what every dataset reader returns and every later step reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
+GOOD = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a dataset.
+
+    ``path`` and ``mask_path`` are POSIX paths relative to the table's root, so that a table reads
+    the same on every machine. ``split`` is the dataset's own split (``"train"``, ``"test"``) or
+    ``""`` where it has none. ``group`` names the physical part: two images of one part share it,
+    and no split may separate them. A missing mask of an anomalous image is ``None``.
+    """
+
+    path: str
+    label: int
+    defect_type: str
+    group: str
+    category: str
+    split: str = ""
+    mask_path: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """All images of one category of one dataset, sorted by path.
+
+    ``notes`` are things a user should know about the data (copies of a part, missing masks).
+    """
+
+    name: str
+    category: str
+    root: Path
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def absolute(self, sample: Sample) -> Path:
+        return self.root / sample.path
+
+    def absolute_mask(self, sample: Sample) -> Path | None:
+        return None if sample.mask_path is None else self.root / sample.mask_path
+
+
+def count_by_split(samples: Iterable[Sample]) -> Counter[tuple[str, str]]:
+    """Counts keyed by ``(split, defect_type)``."""
+    return Counter((s.split, s.defect_type) for s in samples)

@@ -1,0 +1,119 @@
+"""Scores of every image, anomaly maps of the test images, and the metrics they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rad_lightning.config import DataConfig, EvaluationConfig
+from rad_lightning.data.dataset import Dataset
+from rad_lightning.data.images import image_size, load_mask, resize_mask
+from rad_lightning.data.samples import NORMAL, UNLABELLED, Sample, SampleTable
+from rad_lightning.data.splits import Roles
+from rad_lightning.evaluation.metrics import (
+    Metrics,
+    image_metrics,
+    per_defect_auroc,
+    pixel_metrics,
+)
+from rad_lightning.features.extract import content_box
+from rad_lightning.flows.heads import Head
+from rad_lightning.flows.scoring import anomaly_map
+
+SMOOTHING = 4 / 256  # sigma of a map's Gaussian, as a share of the canvas' shorter side
+CHUNK = 64  # images scored at once
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of images ``(n,)`` and of their positions ``(n, V, H, W)``."""
+
+    train: Tensor
+    train_positions: Tensor
+    test: Tensor
+    test_positions: Tensor
+
+    @property
+    def has_maps(self) -> bool:
+        """A grid of one position (the pooled head) locates nothing."""
+        return self.test_positions[0, 0].numel() > 1 if len(self.test) else False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector made of the test images; ``notes`` say what could not be computed."""
+
+    metrics: Metrics
+    per_defect: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+
+
+def score(head: Head, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """``(n, V, L, D)`` samples -> image scores ``(n,)`` and position scores ``(n, V, H, W)``."""
+    device = head.whitening.mean.device
+    positions = torch.cat(
+        [
+            head.position_scores(part.to(device).float()).cpu()
+            for part in torch.split(samples, CHUNK)
+        ]
+    )
+    return head.image_scores(positions), positions
+
+
+def evaluate(
+    data: Dataset, scored: Scored, limit: float, geometry: DataConfig, cfg: EvaluationConfig
+) -> Evaluation:
+    """Metrics of the labelled test images at the deployed threshold ``limit``.
+
+    Raises:
+        UserError: a mask of another size than its image.
+        NotFiniteError: the scores hold NaN or infinity.
+    """
+    samples = data.samples(Roles.TEST)
+    labels = torch.tensor([s.label for s in samples], dtype=torch.long)
+    known = labels != UNLABELLED
+    notes = []
+    if not known.all():
+        notes.append(f"{int((~known).sum())} unlabelled test images are scored but not evaluated")
+    metrics, reasons = image_metrics(scored.test[known], labels[known], limit)
+    notes += reasons
+    if cfg.pixel and scored.has_maps:
+        usable = [
+            s.label == NORMAL or (k and s.mask_path) for s, k in zip(samples, known, strict=True)
+        ]
+        if without := int(known.sum()) - sum(map(bool, usable)):
+            notes.append(f"{without} test images have no mask: left out of the pixel metrics")
+        if any(s.label != NORMAL and u for s, u in zip(samples, usable, strict=True)):
+            pairs = [
+                (pixel_map(data.table, s, p, geometry), pixel_mask(data.table, s, geometry))
+                for s, p, u in zip(samples, scored.test_positions, usable, strict=True)
+                if u
+            ]
+            found, reasons = pixel_metrics([m for m, _ in pairs], [m for _, m in pairs])
+            metrics |= found
+            notes += reasons
+    kinds = [s.defect_type for s in samples]
+    return Evaluation(metrics, per_defect_auroc(scored.test, labels, kinds), notes)
+
+
+def pixel_map(table: SampleTable, sample: Sample, positions: Tensor, cfg: DataConfig) -> Tensor:
+    """The smoothed anomaly map of one image, ``(V, H, W)`` positions -> pixels of its box."""
+    canvas = (cfg.size[0], cfg.size[1])
+    box = content_box(image_size(table.absolute(sample)), canvas, cfg.fit)
+    return anomaly_map(positions, canvas, box, SMOOTHING * min(canvas))
+
+
+def pixel_mask(table: SampleTable, sample: Sample, cfg: DataConfig) -> Tensor:
+    """The defect mask on the same pixels as ``pixel_map``; empty for a normal image.
+
+    Raises:
+        UserError: a mask of another size than its image.
+    """
+    image_hw = image_size(table.absolute(sample))
+    _, _, height, width = content_box(image_hw, (cfg.size[0], cfg.size[1]), cfg.fit)
+    path = table.absolute_mask(sample)
+    if sample.label == NORMAL or path is None:
+        return torch.zeros((height, width), dtype=torch.bool)
+    return torch.from_numpy(resize_mask(load_mask(path, image_hw), (height, width)))

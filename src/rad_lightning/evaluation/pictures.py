@@ -1,0 +1,155 @@
+"""Pictures of a run: anomaly-map overlays and the histogram of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rad_lightning.config import DataConfig, EvaluationConfig
+from rad_lightning.data.dataset import Dataset
+from rad_lightning.data.images import load_image, resize_image
+from rad_lightning.data.samples import NORMAL, Sample, SampleTable
+from rad_lightning.data.splits import Roles
+from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
+
+NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
+
+
+def draw(
+    run: Path,
+    data: Dataset,
+    scored: Scored,
+    limit: float,
+    geometry: DataConfig,
+    cfg: EvaluationConfig,
+) -> list[Path]:
+    """Write the pictures of a run; returns their paths, most telling first.
+
+    Images are ranked by how far their score lies on the right side of the threshold, so that
+    ``worst`` shows the misses and the false alarms. Unlabelled images rank as if anomalous.
+    """
+    if not len(scored.test):
+        return []
+    samples = data.samples(Roles.TEST)
+    labels = np.array([s.label for s in samples])
+    scores = scored.test.numpy()
+    written = [run / "histogram.png"]
+    title = f"{data.table.name}/{data.table.category}: scores of {len(samples)} test images"
+    score_histogram(written[0], scores, labels, limit, title)
+    if not scored.has_maps or not cfg.pictures:
+        return written
+    order = np.argsort(np.where(labels == NORMAL, limit - scores, scores - limit), kind="stable")
+    count = min(cfg.pictures, len(order))
+    middle = (len(order) - count) // 2
+    sheets = {
+        "best": order[::-1][:count],
+        "median": order[middle : middle + count],
+        "worst": order[:count],
+    }
+    shown = {
+        name: [
+            _show(data.table, samples[i], scored.test_positions[i], scores[i] > limit, geometry)
+            for i in chosen
+        ]
+        for name, chosen in sheets.items()
+    }
+    low, high = _colour_range(scored.train_positions, [s.heat for s in shown["best"]])
+    for name, rows in shown.items():
+        written.append(run / f"overlays_{name}.png")
+        overlay_sheet(written[-1], rows, low, high)
+    return written
+
+
+def _colour_range(train_positions: Tensor, best: Sequence[np.ndarray]) -> tuple[float, float]:
+    """One range for all sheets: from a typical training position to a clear finding."""
+    values = np.sort(train_positions[~train_positions.isnan()].numpy())
+    low, tail = float(values[len(values) // 2]), float(values[int(0.999 * (len(values) - 1))])
+    peak = max(float(heat.max()) for heat in best)
+    return low, max(tail, low + 0.7 * (peak - low))
+
+
+def _show(
+    table: SampleTable, sample: Sample, positions: Tensor, flagged: bool, cfg: DataConfig
+) -> Shown:
+    heat = pixel_map(table, sample, positions, cfg).numpy()
+    image = resize_image(load_image(table.absolute(sample)), (heat.shape[0], heat.shape[1]))
+    verdict = "flagged" if flagged else "passed"
+    mask = pixel_mask(table, sample, cfg).numpy()
+    return Shown(f"{sample.defect_type} ({Path(sample.path).name}): {verdict}", image, heat, mask)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One test image with what the detector made of it."""
+
+    title: str
+    image: np.ndarray  # (H, W, 3) uint8
+    heat: np.ndarray  # (H, W) float
+    mask: np.ndarray | None  # (H, W) bool
+
+
+def overlay_sheet(path: Path, shown: Sequence[Shown], low: float, high: float) -> None:
+    """A row per image: the image, its anomaly map, and the map laid over it with the true mask.
+
+    ``low`` and ``high`` are one colour range for the whole sheet, so that rows compare.
+    """
+    figure = Figure(figsize=(7.2, 2.45 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(shown), 3, squeeze=False)
+    for row, item in zip(axes, shown, strict=True):
+        row[0].imshow(item.image)
+        row[1].imshow(item.heat, cmap="inferno", vmin=low, vmax=high)
+        row[2].imshow(blend(item.image, item.heat, low, high))
+        if item.mask is not None and item.mask.any():
+            row[2].contour(item.mask, levels=[0.5], colors="#39ff88", linewidths=1.0)
+        row[0].set_title(item.title, loc="left", fontsize=8, color=INK)
+        for axis in row:
+            axis.set_axis_off()
+    axes[0][1].set_title("anomaly map", fontsize=8, color=INK)
+    axes[0][2].set_title("overlay, true defect outlined", fontsize=8, color=INK)
+    _save(figure, path)
+
+
+def blend(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The map over the image: the hotter, the less of the image shows through."""
+    level = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)[..., None]
+    colour = colormaps["inferno"](level[..., 0])[..., :3]
+    return np.asarray((1 - 0.65 * level) * image / 255 + 0.65 * level * colour)
+
+
+def score_histogram(
+    path: Path, scores: np.ndarray, labels: np.ndarray, threshold: float, title: str
+) -> None:
+    """Test scores by true label, with the deployed threshold."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    edges = np.histogram_bin_edges(scores, bins=min(40, max(8, len(scores) // 3))).tolist()
+    kinds = (
+        (0, "normal", NORMAL_COLOUR),
+        (1, "anomalous", ANOMALY_COLOUR),
+        (-1, "unlabelled", INK),
+    )
+    for label, name, colour in kinds:
+        if (labels == label).any():
+            axis.hist(scores[labels == label], edges, alpha=0.6, color=colour, label=name)
+    axis.axvline(threshold, color=INK, linestyle="--", linewidth=1, label="threshold")
+    axis.set_xlabel("image score (nats per dimension)")
+    axis.set_ylabel("test images")
+    axis.set_title(title, loc="left", fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No software version in the file: equal runs write equal bytes.
+    figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,0 +1,127 @@
+"""A frozen timm model as a feature extractor: images in, a pyramid of feature maps out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rad_lightning.errors import UserError
+
+UNTRAINED, HUB = "untrained", "hub"
+UNTRAINED_SEED = 0  # one fixed demo backbone, whatever the seed of the run
+
+
+class FrozenBackbone(nn.Module):
+    """``timm.create_model(name, features_only=True)`` that nothing can train.
+
+    Args:
+        name: a timm model name.
+        out_indices: which feature maps, as in timm.
+        weights: ``"untrained"``, ``"hub"`` or the path of a safetensors or weights-only file.
+
+    Raises:
+        UserError: unknown name or index, weights that are absent, unreadable or of another model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, out_indices: tuple[int, ...], weights: str = HUB) -> None:
+        super().__init__()
+        self.name, self.out_indices = name, tuple(out_indices)
+        self.origin = weights if weights in (UNTRAINED, HUB) else "file"
+        self.model = _build(name, self.out_indices, pretrained=weights == HUB)
+        if self.origin == "file":
+            _load_strictly(self.model, Path(weights), name)
+        cfg = self.model.default_cfg
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
+        self.channels = tuple(self.model.feature_info.channels())
+        self.reductions = tuple(self.model.feature_info.reduction())
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def description(self) -> str:
+        """The name as every output shows it; an untrained demo is called what it is."""
+        label = {UNTRAINED: "UNTRAINED demo weights", HUB: "hub weights", "file": "local weights"}
+        return f"{self.name} ({label[self.origin]})"
+
+    def fingerprint(self) -> str:
+        """sha256 over the name, the indices and every weight: equal exactly for equal features."""
+        seen = hashlib.sha256(f"{self.name}{self.out_indices}".encode())
+        for key, value in sorted(self.model.state_dict().items()):
+            seen.update(key.encode())
+            seen.update(value.cpu().contiguous().numpy().tobytes())
+        return seen.hexdigest()
+
+    def train(self, mode: bool = True) -> FrozenBackbone:
+        """Stay in evaluation mode: a parent's ``.train()`` must not wake BatchNorm."""
+        return super().train(False)
+
+    @torch.no_grad()  # not inference_mode: cached tensors must stay usable in autograd
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` in 0..255 -> one ``(B, C_i, H_i, W_i)`` per index."""
+        scaled = (images.float() / 255 - self.mean) / self.std
+        maps: list[Tensor] = self.model(scaled.contiguous(memory_format=torch.channels_last))
+        return [m.float() for m in maps]
+
+
+def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
+        raise UserError(
+            f"backbone.name = {name!r}: not a timm model; near are {', '.join(near) or 'none'}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        try:
+            model = timm.create_model(
+                name, pretrained=pretrained, features_only=True, out_indices=out_indices
+            )
+        except (IndexError, AssertionError) as error:
+            raise UserError(
+                f"backbone.out_indices = {list(out_indices)}: not what {name} offers ({error})"
+            ) from error
+        except Exception as error:
+            if not pretrained:
+                raise UserError(f"backbone.name = {name!r}: {error}") from error
+            raise UserError(
+                f"no weights for {name} from the hub ({type(error).__name__}): give a local file "
+                "with backbone.weights=FILE, or take the demo with backbone.weights=untrained"
+            ) from error
+    return model.to(memory_format=torch.channels_last)
+
+
+def _load_strictly(model: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise UserError(f"backbone.weights = {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"backbone.weights = {path}: not readable as safetensors or a weights-only checkpoint "
+            f"({type(error).__name__})"
+        ) from error
+    wanted = model.state_dict()
+    missing = [k for k in wanted if k not in state]
+    misshaped = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    unused = [k for k in state if k not in wanted]
+    # A classifier's file has later layers too: fine, as long as they are layers of this very model.
+    foreign = set(unused) - set(timm.create_model(name).state_dict()) if unused else set()
+    for problem, keys in (("lacks", missing), ("misshapes", misshaped), ("adds", sorted(foreign))):
+        if keys:
+            raise UserError(
+                f"backbone.weights = {path}: weights of another architecture than {name} "
+                f"({problem} {keys[0]!r} and {len(keys) - 1} more)"
+            )
+    model.load_state_dict({k: state[k] for k in wanted}, strict=True)

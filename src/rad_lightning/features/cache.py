@@ -1,0 +1,175 @@
+"""Features on disk: computed once per image, shared by every run and every process.
+
+A store is a folder for one backbone and one ``FeatureSpec``; an image's features are one ``.npy``
+file named after the sha256 of the image file. Files appear whole (written aside, then renamed), so
+a killed run loses nothing and leaves nothing broken, and readers need no lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from rad_lightning.config import digest
+from rad_lightning.data.images import BadImage, load_image
+from rad_lightning.errors import UserError
+from rad_lightning.features.backbone import FrozenBackbone
+from rad_lightning.features.extract import FeatureSpec, extract, place
+from rad_lightning.progress import Progress
+
+LOADER_THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of some images, read on demand.
+
+    ``entries`` are memory-mapped files, or arrays when the cache is off; ``unreadable`` maps the
+    position of an image without features to the reason.
+    """
+
+    entries: tuple[Path | np.ndarray | None, ...]
+    unreadable: dict[int, str]
+    computed: int  # how many images went through the backbone for this set
+    seconds: float
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """``(n, V, C, H, W)`` float32 of the images at ``indices``."""
+        return torch.from_numpy(np.stack([self._entry(i) for i in indices])).float()
+
+    def shape(self) -> tuple[int, ...]:
+        """``(V, C, H, W)``."""
+        first = next(i for i in range(len(self.entries)) if i not in self.unreadable)
+        return tuple(self._entry(first).shape)
+
+    def _entry(self, index: int) -> np.ndarray:
+        entry = self.entries[index]
+        if entry is None:
+            raise KeyError(f"image {index} is unreadable: {self.unreadable[index]}")
+        if isinstance(entry, Path):
+            array: np.ndarray = np.load(entry, mmap_mode="r", allow_pickle=False)
+            return array
+        return entry
+
+
+def compute_features(
+    paths: Sequence[Path],
+    hashes: Sequence[str],
+    backbone: FrozenBackbone,
+    spec: FeatureSpec,
+    *,
+    cache_dir: Path | None,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress,
+) -> FeatureSet:
+    """The features of ``paths``, from the cache where they are there.
+
+    Args:
+        hashes: sha256 of each file; equal files are computed once.
+        cache_dir: ``None`` keeps the features in memory.
+
+    Raises:
+        UserError: a feature that is not a finite half-precision number.
+    """
+    kept: dict[str, np.ndarray] = {}
+    unreadable: dict[str, str] = {}
+    store = None if cache_dir is None else _open_store(cache_dir, backbone, spec)
+    file_of = dict(zip(hashes, paths, strict=True))
+    started, computed = progress.clock(), 0
+
+    def missing() -> list[str]:
+        return [h for h in file_of if store is None or not _entry_path(store, h).is_file()]
+
+    if missing():
+        backbone.to(device)
+        # With a store, other processes wait at the lock and then find nothing missing.
+        with FileLock(store / ".lock") if store else nullcontext():
+            todo = missing()
+            with progress.bar("features", len(todo)) as bar:
+                for key, result in _computed(todo, file_of, backbone, spec, batch_size, device):
+                    bar.advance()
+                    if isinstance(result, BadImage):
+                        unreadable[key] = str(result)
+                        continue
+                    computed += 1
+                    if store is None:
+                        kept[key] = result
+                    else:
+                        _write_atomically(_entry_path(store, key), result)
+
+    entries = tuple(
+        None if h in unreadable else kept[h] if store is None else _entry_path(store, h)
+        for h in hashes
+    )
+    bad = {i: unreadable[h] for i, h in enumerate(hashes) if h in unreadable}
+    return FeatureSet(entries, bad, computed, progress.clock() - started)
+
+
+def _computed(
+    keys: list[str],
+    file_of: dict[str, Path],
+    backbone: FrozenBackbone,
+    spec: FeatureSpec,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[tuple[str, np.ndarray | BadImage]]:
+    """The features of each key's file, batch by batch; the next batch decodes meanwhile."""
+
+    def decode(key: str) -> np.ndarray | BadImage:
+        try:
+            return load_image(file_of[key])
+        except BadImage as error:
+            return error
+
+    chunks = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+    with ThreadPoolExecutor(LOADER_THREADS) as pool:
+        ahead = [pool.submit(decode, k) for k in chunks[0]]
+        for number, chunk in enumerate(chunks):
+            images = {k: f.result() for k, f in zip(chunk, ahead, strict=True)}
+            ahead = [pool.submit(decode, k) for c in chunks[number + 1 : number + 2] for k in c]
+            bad = {k: v for k, v in images.items() if isinstance(v, BadImage)}
+            yield from bad.items()
+            good = {k: v for k, v in images.items() if not isinstance(v, BadImage)}
+            if not good:
+                continue
+            placed = [place(image, spec.size, spec.fit) for image in good.values()]
+            batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
+            features = extract(backbone, batch.float().to(device), [p[1] for p in placed], spec)
+            for key, array in zip(good, features.numpy(), strict=True):
+                if np.isinf(array).any():
+                    raise UserError(
+                        f"{file_of[key]}: {backbone.name} gives features beyond half precision "
+                        "(65504); choose another backbone or out_indices"
+                    )
+                yield key, array
+
+
+def _open_store(cache_dir: Path, backbone: FrozenBackbone, spec: FeatureSpec) -> Path:
+    about = {"backbone": backbone.description, "weights": backbone.fingerprint(), **asdict(spec)}
+    store = cache_dir / "features" / digest(about, 16)
+    store.mkdir(parents=True, exist_ok=True)
+    (store / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    return store
+
+
+def _entry_path(store: Path, key: str) -> Path:
+    return store / key[:2] / f"{key}.npy"
+
+
+def _write_atomically(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    aside.replace(path)

@@ -1,0 +1,149 @@
+"""From decoded images to the features that a head sees: ``(B, V, C, H, W)``.
+
+Both heads share this shape. ``patch`` keeps the grid of the fused feature map; ``pooled`` averages
+it to a grid of one position. Positions that show no image (padding) are NaN in every channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rad_lightning.data.images import resize_image
+from rad_lightning.features.backbone import FrozenBackbone
+
+Box = tuple[int, int, int, int]  # top, left, height, width of the image on its canvas, in pixels
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything besides the backbone and the file that decides a feature's value."""
+
+    form: str  # "patch" or "pooled"
+    size: tuple[int, int]  # canvas height, width
+    fit: str  # "stretch" or "pad"
+    views: tuple[str, ...]
+    local_pool: int = 3
+    scales: tuple[float, ...] = (1.0,)
+    precision: str = "float32"
+
+
+# Each view with the turn that undoes it on a feature map.
+VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "identity": (lambda x: x, lambda x: x),
+    "hflip": (lambda x: x.flip(-1), lambda x: x.flip(-1)),
+    "vflip": (lambda x: x.flip(-2), lambda x: x.flip(-2)),
+    "rot180": (lambda x: x.flip(-1, -2), lambda x: x.flip(-1, -2)),
+    "rot90": (lambda x: x.rot90(1, (-2, -1)), lambda x: x.rot90(-1, (-2, -1))),
+    "rot270": (lambda x: x.rot90(-1, (-2, -1)), lambda x: x.rot90(1, (-2, -1))),
+}
+
+
+def content_box(image_hw: tuple[int, int], size: tuple[int, int], fit: str) -> Box:
+    """Where an image of ``image_hw`` lies on a canvas of ``size``."""
+    if fit == "stretch":
+        return 0, 0, *size
+    scale = min(size[0] / image_hw[0], size[1] / image_hw[1])
+    height, width = (
+        max(1, min(side, round(length * scale)))
+        for side, length in zip(size, image_hw, strict=True)
+    )
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+
+def place(image: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarray, Box]:
+    """``(h, w, 3)`` -> ``(H, W, 3)`` and its content box.
+
+    Padding mirrors the image, so that a border position sees plausible surface, not a black edge.
+    """
+    box = content_box((image.shape[0], image.shape[1]), size, fit)
+    top, left, height, width = box
+    inner = resize_image(image, (height, width))
+    around = (
+        (top, size[0] - height - top),
+        (left, size[1] - width - left),
+        (0, 0),
+    )
+    return np.pad(inner, around, mode="symmetric"), box
+
+
+def valid_positions(box: Box, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """``(H, W)`` bool: grid positions whose centre lies on the image."""
+    axes = []
+    for cells, side, start, length in zip(grid, size, box[:2], box[2:], strict=True):
+        centre = (torch.arange(cells) + 0.5) * (side / cells)
+        axes.append((centre >= start) & (centre < start + length))
+    return axes[0][:, None] & axes[1][None, :]
+
+
+def extract(
+    backbone: FrozenBackbone, images: Tensor, boxes: list[Box], spec: FeatureSpec
+) -> Tensor:
+    """Features of a batch.
+
+    Args:
+        images: ``(B, 3, H, W)`` in 0..255, on the backbone's device.
+        boxes: the content box of each image.
+
+    Returns:
+        ``(B, V, C, H', W')`` float16 on the CPU, every view turned back to the image's frame.
+    """
+    per_view = []
+    device_type = images.device.type
+    for view in spec.views:
+        turn, back = VIEWS[view]
+        with torch.autocast(device_type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+            if spec.form == "patch":
+                maps = backbone(turn(images))
+                per_view.append(fuse([back(m) for m in maps], spec.local_pool))
+            else:
+                scaled = (_rescale(images, s) for s in spec.scales)
+                pyramid = [m for x in scaled for m in backbone(turn(x))]
+                per_view.append(_pool([back(m) for m in pyramid], boxes, spec.size))
+    features = torch.stack(per_view, 1)
+    if spec.form == "patch" and spec.fit == "pad":
+        grid = (features.shape[-2], features.shape[-1])
+        for row, box in zip(features, boxes, strict=True):
+            row[..., ~valid_positions(box, spec.size, grid).to(row.device)] = torch.nan
+    return features.half().cpu()
+
+
+def fuse(maps: list[Tensor], local_pool: int) -> Tensor:
+    """Locally averaged maps, concatenated on the grid of the second finest one.
+
+    ``local_pool`` x ``local_pool`` averaging gives each position a neighbourhood, as PatchCore
+    does (Roth et al., CVPR 2022, section 3.1).
+    """
+    grid = maps[min(1, len(maps) - 1)].shape[-2:]
+    smooth = [
+        F.avg_pool2d(m, local_pool, 1, local_pool // 2, count_include_pad=False) for m in maps
+    ]
+    return torch.cat([_to_grid(m, grid) for m in smooth], 1)
+
+
+def _to_grid(x: Tensor, grid: torch.Size) -> Tensor:
+    if x.shape[-2] >= grid[0]:
+        return F.adaptive_avg_pool2d(x, (grid[0], grid[1]))
+    return F.interpolate(x, (grid[0], grid[1]), mode="bilinear", align_corners=False)
+
+
+def _rescale(images: Tensor, scale: float) -> Tensor:
+    if scale == 1.0:
+        return images
+    return F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=True)
+
+
+def _pool(maps: list[Tensor], boxes: list[Box], size: tuple[int, int]) -> Tensor:
+    """Global average of each map over the image's own positions: ``(B, sum C, 1, 1)``."""
+    pooled = []
+    for m in maps:
+        grid = (m.shape[-2], m.shape[-1])
+        valid = torch.stack([valid_positions(b, size, grid) for b in boxes]).to(m.device)
+        weight = valid[:, None].float()
+        pooled.append((m * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1))
+    return torch.cat(pooled, 1)[..., None, None]

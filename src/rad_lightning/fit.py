@@ -1,0 +1,168 @@
+"""Fitting a head on cached features: whitening, samples in memory, then a Lightning training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+
+from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
+from rad_lightning.data.datamodule import SampleDataModule
+from rad_lightning.errors import UserError
+from rad_lightning.features.cache import FeatureSet
+from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.modules.plain import PlainFlow
+from rad_lightning.progress import Bar, Progress
+from rad_lightning.randomness import stream_seed
+
+WHITENING_SAMPLES = 100_000
+CHUNK = 16  # images held as float32 at once
+
+
+def build_head(cfg: HeadConfig, feature_shape: tuple[int, ...], seed: int) -> Head:
+    """The head for features ``(V, C, H, W)``."""
+    _, channels, height, width = feature_shape
+    return Head(
+        HeadSpec(
+            grid=(height, width),
+            inputs=channels,
+            channels=cfg.channels,
+            blocks=cfg.blocks,
+            hidden=cfg.hidden,
+            clamp=cfg.clamp,
+            position_dims=cfg.position_dims,
+            top_fraction=cfg.top_fraction,
+            score=cfg.score,
+            seed=stream_seed("init", seed),
+        )
+    )
+
+
+def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) -> None:
+    """Fit the channel reduction on positions drawn evenly from the training images.
+
+    Raises:
+        UserError: fewer samples than channels.
+    """
+    generator = torch.Generator().manual_seed(stream_seed("whitening", seed))
+    per_image = math.ceil(WHITENING_SAMPLES / len(rows))
+    drawn = []
+    for row in rows:
+        positions = features.read([row])[0].permute(0, 2, 3, 1).flatten(0, 2)  # (V * L, C)
+        positions = positions[~positions[:, 0].isnan()]
+        chosen = torch.randperm(len(positions), generator=generator)[:per_image]
+        drawn.append(positions[chosen])
+    samples = torch.cat(drawn)
+    if len(samples) <= head.spec.channels:
+        raise UserError(
+            f"head.channels = {head.spec.channels}: {len(rows)} training images give "
+            f"{len(samples)} samples; accepted are 2 to {max(2, len(samples) - 1)}"
+        )
+    head.whitening.fit(samples)
+
+
+def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
+    """Flow samples of the images at ``rows``: ``(n, V, L, D)`` float16, on the CPU."""
+    device = head.whitening.mean.device
+    parts = [
+        head.embed(features.read(rows[i : i + CHUNK]).to(device)).half().cpu()
+        for i in range(0, len(rows), CHUNK)
+    ]
+    return torch.cat(parts)
+
+
+class SaveLast(Callback):
+    """Keeps one checkpoint, renewed every so many steps and at the end."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer: Trainer, *_: object) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class StepBar(Callback):
+    """Moves the command's own progress bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.bar.advance()
+
+
+def fit(
+    head: Head,
+    samples: Tensor,
+    cfg: TrainConfig,
+    run: Path,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Trainer:
+    """Train ``head.flow`` in place on ``(N, V, L, D)`` samples; ``checkpoint`` is gone on from."""
+    module = PlainFlow(head, cfg.method)
+    length = samples.shape[2]
+    flat = samples.flatten(0, 2)
+    valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
+    batches = SampleDataModule(
+        flat[valid],
+        valid % length,
+        batch_size=cfg.method.batch_size,
+        steps=cfg.method.steps,
+        seed=cfg.seed,
+    )
+    with quiet_lightning(), progress.bar("training", cfg.method.steps) as bar:
+        # A bar cannot travel to spawned processes.
+        callbacks = [] if "spawn" in cfg.trainer.strategy else [StepBar(bar)]
+        trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks)
+        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def build_trainer(
+    cfg: TrainerConfig, method: MethodConfig, run: Path, callbacks: Sequence[Callback]
+) -> Trainer:
+    """A Lightning trainer that checkpoints into ``run`` and logs ``metrics.csv`` there."""
+    checkpoint = SaveLast(run / "last.ckpt", cfg.checkpoint_every)
+    try:
+        return Trainer(
+            accelerator=cfg.accelerator,
+            devices=cfg.devices,
+            num_nodes=cfg.num_nodes,
+            strategy=cfg.strategy,
+            precision=cfg.precision,
+            max_steps=method.steps,
+            gradient_clip_val=method.grad_clip or None,
+            logger=CSVLogger(run, name="", version=""),
+            callbacks=[checkpoint, *callbacks],
+            log_every_n_steps=10,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, RuntimeError) as error:  # MisconfigurationException among them
+        raise UserError(f"trainer: {error}") from error
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's start-up notices are about its own defaults; errors still come through."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning")
+        yield

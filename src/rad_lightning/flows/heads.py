@@ -1,0 +1,88 @@
+"""The head: whitening, flow and scoring over backbone features. What a checkpoint holds.
+
+``patch`` treats every grid position as a sample; ``pooled`` is the same with a grid of one position
+and several views, so one class serves both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rad_lightning.errors import UserError
+from rad_lightning.flows.coupling import CouplingFlow, call, latent_norm, standard_normal_nll
+from rad_lightning.flows.scoring import image_scores, position_encoding
+from rad_lightning.flows.whitening import Whitening
+
+CHUNK = 8192  # samples that go through the flow at once while scoring
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a head is built from; plain values, stored with the checkpoint."""
+
+    grid: tuple[int, int]
+    inputs: int  # C
+    channels: int  # D
+    blocks: int
+    hidden: int
+    clamp: float
+    position_dims: int
+    top_fraction: float
+    score: str  # "nll" or "latent"
+    seed: int  # of the flow's initial weights
+
+
+class Head(nn.Module):
+    """Features ``(N, V, C, H, W)`` -> NLL of every position -> image scores.
+
+    Raises:
+        UserError: more channels than the backbone gives.
+    """
+
+    encoding: Tensor | None
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__()
+        if spec.channels > spec.inputs:
+            raise UserError(
+                f"head.channels = {spec.channels}: the features have {spec.inputs}; "
+                f"accepted are 2 to {spec.inputs}"
+            )
+        self.spec = spec
+        self.whitening = Whitening(spec.inputs, spec.channels)
+        self.flow = CouplingFlow(
+            spec.channels, spec.blocks, spec.hidden, spec.clamp, spec.seed, spec.position_dims
+        )
+        encoding = position_encoding(*spec.grid, spec.position_dims) if spec.position_dims else None
+        self.register_buffer("encoding", encoding, persistent=False)
+
+    @torch.no_grad()
+    def embed(self, features: Tensor) -> Tensor:
+        """Flow samples of ``(N, V, C, H, W)``: ``(N, V, L, D)``, NaN where there is no image."""
+        by_position: Tensor = self.whitening(features.flatten(3).transpose(2, 3))
+        return by_position
+
+    def condition(self, positions: Tensor) -> Tensor | None:
+        """The positional encoding of flat positions, ``(B,) -> (B, E)``, if there is one."""
+        return None if self.encoding is None else self.encoding[positions]
+
+    @torch.no_grad()
+    def position_scores(self, samples: Tensor) -> Tensor:
+        """Scores of ``(N, V, L, D)``: ``(N, V, H, W)``, NaN where there is no image."""
+        count, views, length, _ = samples.shape
+        flat = samples.flatten(0, 2)
+        valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
+        scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
+        measure = {"nll": standard_normal_nll, "latent": lambda z, _: latent_norm(z)}
+        params = dict(self.flow.named_parameters())
+        for rows in valid.split(CHUNK):
+            z, log_det = call(self.flow, params, flat[rows], self.condition(rows % length))
+            scores[rows] = measure[self.spec.score](z, log_det)
+        return scores.view(count, views, *self.spec.grid)
+
+    def image_scores(self, position_scores: Tensor) -> Tensor:
+        """``(N, V, H, W) -> (N,)``."""
+        return image_scores(position_scores, self.spec.top_fraction)

@@ -1,0 +1,86 @@
+"""Progress on the terminal: a live bar where someone watches, plain lines where nobody does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Bar:
+    """Counts items of one stage. Without a terminal it prints one line when the stage ends."""
+
+    def __init__(self, console: Console, name: str, total: int, live: bool) -> None:
+        self.console, self.name, self.total = console, name, total
+        self.done, self.started = 0, time.perf_counter()
+        self.rich = (
+            RichProgress(
+                TextColumn("{task.description:>12}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            if live
+            else None
+        )
+
+    def __enter__(self) -> Bar:
+        if self.rich:
+            self.rich.start()
+            self.task = self.rich.add_task(self.name, total=self.total, rate="")
+        return self
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        if self.rich:
+            self.rich.update(self.task, advance=count, rate=self.rate())
+
+    def rate(self) -> str:
+        return f"{self.done / max(time.perf_counter() - self.started, 1e-9):.1f}/s"
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.rich:
+            self.rich.stop()
+        if kind is None:
+            seconds = time.perf_counter() - self.started
+            self.console.print(
+                f"{self.name:>12}  {self.done} in {seconds:.1f} s ({self.rate()})", highlight=False
+            )
+
+
+class Progress:
+    """What a command tells while it works, and how long each of its stages took."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        self.seconds: dict[str, float] = {}
+        self.clock = time.perf_counter
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def bar(self, name: str, total: int) -> Bar:
+        return Bar(self.console, name, total, self.live)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to ``seconds[name]``."""
+        started = self.clock()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - started

@@ -6,7 +6,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -50,19 +51,31 @@ settings
 def main(argv: list[str] | None = None) -> None:
     """Run one command. Exit codes: 0 done, 2 wrong input (one line on stderr), 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
-    # Hydra would print and exit by itself; here its errors take the same way out as ours.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        dispatch(arguments)
+        with hydra_errors_raised():
+            dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
+        if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def hydra_errors_raised() -> Iterator[None]:
+    """Hydra would print its errors and exit by itself; here they take the same way out as ours."""
+    name, asked = "HYDRA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if asked is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = asked
 
 
 def dispatch(arguments: list[str]) -> None:
@@ -73,12 +86,20 @@ def dispatch(arguments: list[str]) -> None:
         return
     register_schemas()
 
+    mistakes: list[UserError] = []
+
     def task(cfg: Any) -> None:
-        typed = to_typed(cfg)
-        function(command)(typed)
+        # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
+        try:
+            typed = to_typed(cfg)
+            function(command)(typed)
+        except UserError as error:
+            mistakes.append(error)
 
     sys.argv = ["rad_lightning", *overrides]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+    if mistakes:
+        raise mistakes[0]
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -147,7 +147,7 @@ def build_trainer(
             gradient_clip_val=method.grad_clip or None,
             logger=CSVLogger(run, name="", version=""),
             callbacks=[checkpoint, *callbacks],
-            log_every_n_steps=10,
+            log_every_n_steps=max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,

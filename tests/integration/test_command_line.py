@@ -1,0 +1,177 @@
+"""Commands as a user types them: what they print, their exit codes, one line for a mistake."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
+from PIL import Image
+
+Cli = Callable[..., int]
+
+
+def one_error(captured: pytest.CaptureFixture[str]) -> str:
+    """The single line on stderr, without its prefix."""
+    lines = captured.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+def test_module_runs_from_any_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rad_lightning", "--cfg", "job"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "name: synthetic" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--help") == 0
+    text = capsys.readouterr().out
+    assert "train" in text and "prepare" in text and "examples" in text
+    assert len(text.splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["tarin"], "'tarin' is neither a command"),
+        (["predict"], "this command is not there yet"),
+        (["head.chanels=3"], "unknown key 'head.chanels' (did you mean 'channels'?)"),
+        (["sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),
+        (["data=nowhere"], "data=nowhere: accepted are csv, folder,"),
+        (["head.channels=many"], "head.channels: Value 'many' of type 'str'"),
+        (["head.top_fraction=2"], "head.top_fraction = 2.0: accepted are"),
+        (["data=mvtec"], "data=mvtec needs the folder of the dataset: data.root=DIR"),
+        (["data=csv"], "data=csv needs the table: data.csv=FILE"),
+        (["data=mvtec", "data.root=missing"], "missing"),
+        (["data.category=wood"], "synthetic category 'wood' does not exist (accepted: weave"),
+        (["backbone.name=resnet9000"], "backbone.name = 'resnet9000': not a timm model"),
+        (["backbone.weights=missing.pt"], "backbone.weights = missing.pt: no such file"),
+        (["backbone.out_indices=[1,9]"], "backbone.out_indices = [1, 9]"),
+        (["head.channels=4000"], "head.channels = 4000"),
+        (["trainer.accelerator=abacus"], "trainer: "),
+        (["prepare", "archive=none.zip", "data.root=new"], "archive none.zip is not a file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_2(
+    cli: Cli, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    takes_small = "=" in arguments[0]  # a train setting; the mistake under test comes last
+    assert cli(*(SMALL_SYNTHETIC if takes_small else ()), *arguments) == 2
+    assert told in one_error(capsys)
+
+
+def test_an_empty_folder_is_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert cli("data=folder", "data.root=empty") == 2
+    assert "empty" in one_error(capsys)
+
+
+def own_images(photos: Path, *more: str) -> tuple[str, ...]:
+    settings = ("data=folder", f"data.root={photos}", "backbone.weights=untrained")
+    return (*settings, *SMALL, "data.test_fraction=0.4", *more)
+
+
+def test_a_folder_of_photos_trains(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    assert cli(*own_images(photos)) == 0
+    out = capsys.readouterr().out
+    assert "image AUROC" in out
+    assert "UNTRAINED" in out
+
+
+def test_one_class_in_the_test_set_succeeds_and_says_what_is_absent(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    for bad in (photos / "bad").iterdir():
+        bad.unlink()
+    (photos / "bad").rmdir()
+    assert cli(*own_images(photos)) == 0
+    out = capsys.readouterr().out
+    assert "no image AUROC, AP, F1: the test set has only normal images" in out
+    assert "image AUROC  " not in out
+
+
+def test_unlabelled_images_are_scored_and_not_evaluated(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    assert cli(*own_images(photos / "good")) == 0
+    assert "unlabelled test images are scored but not evaluated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "cut"])
+def test_a_bad_image_is_named_or_skipped(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path, content: bytes | None
+) -> None:
+    victim = photos / "good" / "2.png"
+    victim.write_bytes(victim.read_bytes()[:200] if content is None else content)
+    assert cli(*own_images(photos)) == 2
+    told = one_error(capsys)
+    assert str(victim) in told and "data.on_bad_image=skip" in told
+    assert cli(*own_images(photos, "data.on_bad_image=skip")) == 0
+    assert f"skipped  {victim}" in capsys.readouterr().out
+
+
+def test_a_mask_of_another_size_is_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    (photos / "masks" / "bad").mkdir(parents=True)
+    Image.fromarray(np.ones((9, 9), np.uint8)).save(photos / "masks" / "bad" / "0.png")
+    assert cli(*own_images(photos)) == 2
+    told = one_error(capsys)
+    assert "masks" in told and "9" in told and "64" in told
+
+
+@pytest.mark.usefixtures("shared")
+def test_weights_of_another_architecture_are_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("backbone.name=resnet34", f"backbone.weights={WEIGHTS}")
+    assert cli(*SMALL_SYNTHETIC, *arguments) == 2
+    assert "weights of another architecture than resnet34" in one_error(capsys)
+
+
+def test_no_network_for_hub_weights_is_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert cli(*SMALL_SYNTHETIC, "backbone.weights=hub") == 2
+    told = one_error(capsys)
+    assert "backbone.weights=FILE" in told and "backbone.weights=untrained" in told
+
+
+def test_prepare_reports_what_a_dataset_holds(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    (photos / "good" / "copy.png").write_bytes((photos / "good" / "0.png").read_bytes())
+    (photos / "bad" / "broken.png").write_bytes(b"no image")
+    assert cli("prepare", "data=folder", f"data.root={photos}") == 0
+    out = capsys.readouterr().out
+    assert "unreadable or misfitting files: 1" in out and "broken.png" in out
+    assert "identical files: 1" in out and "copy.png" in out
+    assert "physical parts: 11 for 11 images" in out
+
+
+def test_prepare_unpacks_an_archive_first(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", photos)
+    assert cli("prepare", f"archive={archive}", "data=folder", "data.root=unpacked") == 0
+    assert "physical parts: 9 for 9 images" in capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""A whole training: what a run directory holds, that it repeats, resumes and uses the cache."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
+
+from rad_lightning import fit
+
+Cli = Callable[..., int]
+
+
+def only_run(folder: Path = Path("outputs/runs")) -> Path:
+    (run,) = folder.iterdir()
+    return run
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return content
+
+
+def test_run_directory_holds_everything_about_the_run(cli: Cli) -> None:
+    assert cli(*SMALL_SYNTHETIC) == 0
+    run = only_run()
+    result = result_of(run)
+    assert 0 <= result["metrics"]["image_auroc"] <= 1
+    assert {"image_ap", "oracle_f1_max", "pixel_auroc", "pixel_aupro"} <= result["metrics"].keys()
+    assert "UNTRAINED" in result["backbone"]
+    assert result["images"] == {"test": 8, "train": 6}
+    assert result["config"]["head"]["channels"] == 8
+    assert result["packages"]["torch"] == torch.__version__.split("+")[0]
+    with (run / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["role"] for r in rows] == ["test"] * 8 + ["train"] * 6
+    limit = result["threshold"]["value"]
+    assert all((float(r["score"]) > limit) == (r["flagged"] == "1") for r in rows)
+    for name in ("histogram", "overlays_best", "overlays_median", "overlays_worst"):
+        with Image.open(run / f"{name}.png") as picture:
+            assert picture.width > 300
+    assert {"config.yaml", "manifest.csv", "metrics.csv"} <= {p.name for p in run.iterdir()}
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+    assert not [k for k in checkpoint["state_dict"] if "backbone" in k]
+
+
+def test_second_run_is_served_from_the_cache_and_bit_identical(cli: Cli) -> None:
+    assert cli(*SMALL_SYNTHETIC) == 0
+    first = result_of(only_run())
+    assert cli(*SMALL_SYNTHETIC) == 0
+    second = result_of(only_run())
+    assert first["features"]["computed"] == 14
+    assert second["features"]["computed"] == 0
+    for block in ("metrics", "per_defect_image_auroc", "threshold", "manifest_sha256"):
+        assert second[block] == first[block]
+
+
+def test_cache_off_gives_the_same_numbers_and_leaves_no_features(cli: Cli) -> None:
+    assert cli(*SMALL_SYNTHETIC, "output=a", "cache.enabled=false") == 0
+    assert not Path("outputs/cache/features").exists()
+    assert cli(*SMALL_SYNTHETIC, "output=b") == 0
+    assert result_of(only_run(Path("a")))["metrics"] == result_of(only_run(Path("b")))["metrics"]
+
+
+def test_seed_changes_the_run_and_its_numbers(cli: Cli) -> None:
+    assert cli(*SMALL_SYNTHETIC) == 0
+    assert cli(*SMALL_SYNTHETIC, "seed=1") == 0
+    runs = sorted(Path("outputs/runs").iterdir())
+    assert len(runs) == 2
+    thresholds = {result_of(run)["threshold"]["value"] for run in runs}
+    assert len(thresholds) == 2
+
+
+def test_an_interrupted_training_goes_on_to_the_same_numbers(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*SMALL_SYNTHETIC, "trainer.checkpoint_every=2")
+    assert cli(*settings, "output=whole") == 0
+
+    def stop_at_step_4(self: fit.StepBar, trainer: Any, *_: object) -> None:
+        if trainer.global_step == 4:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(fit.StepBar, "on_train_batch_end", stop_at_step_4)
+        cli(*settings, "output=cut")
+    cut = only_run(Path("cut"))
+    assert not (cut / "result.json").exists()
+    saved = torch.load(cut / "last.ckpt", weights_only=True)["global_step"]
+    assert saved in (2, 4)
+    assert cli(*settings, "output=cut") == 0
+    whole, resumed = result_of(only_run(Path("whole"))), result_of(cut)
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["threshold"] == whole["threshold"]
+
+
+def test_the_pooled_head_trains_and_has_no_pixel_metrics(cli: Cli) -> None:
+    pooled = ("head=pooled", *SMALL_SYNTHETIC, "head.channels=4")
+    assert cli(*pooled) == 0
+    result = result_of(only_run())
+    assert result["head"] == "pooled"
+    assert "image_auroc" in result["metrics"]
+    assert "pixel_auroc" not in result["metrics"]
+
+
+def test_padding_keeps_the_aspect_ratio_and_trains(cli: Cli, photos: Path) -> None:
+    settings = ("data=folder", f"data.root={photos}", "backbone.weights=untrained", *SMALL)
+    assert cli(*settings, "data.fit=pad", "data.test_fraction=0.4") == 0
+    assert result_of(only_run())["metrics"]["image_auroc"] >= 0
+
+
+@pytest.mark.slow
+def test_stained_hazelnuts_are_told_from_clean_ones(cli: Cli, shared: Path) -> None:
+    data = ("data=mvtec", f"data.root={shared / 'data' / 'hazelnut_toy'}")
+    weights = ("data.category=hazelnut", f"backbone.weights={WEIGHTS}")
+    quick = ("head.channels=32", "head.blocks=4", "method.steps=60")
+    assert cli(*data, *weights, *quick) == 0
+    assert result_of(only_run())["metrics"]["image_auroc"] >= 0.99

@@ -1,0 +1,25 @@
+"""Constants of the tests: small settings, and where the development images are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+WEIGHTS = SHARED / "weights" / "resnet18_tv_in1k_layers1to3.safetensors"
+
+# A training that takes a second or two: tiny images, a tiny flow, few steps.
+SMALL = (
+    "data.size=[64,64]",
+    "backbone.out_indices=[1,2]",
+    "head.channels=8",
+    "head.blocks=2",
+    "head.hidden=16",
+    "method.steps=6",
+    "method.batch_size=64",
+)
+SMALL_SYNTHETIC = (
+    "data.train_images=6",
+    "data.test_normal_images=3",
+    "data.test_images_per_defect=1",
+    *SMALL,
+)

@@ -1,0 +1,224 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from sklearn import metrics as sk
+from torch import Tensor
+
+from rad_lightning.evaluation.metrics import (
+    NotFiniteError,
+    auroc,
+    f1_max,
+    image_metrics,
+    per_defect_auroc,
+    pixel_metrics,
+)
+
+RANKING = {"image_auroc", "image_ap", "image_f1", "oracle_f1_max", "oracle_f1_threshold"}
+
+
+def images(kind: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Scores and labels of forty images; ``kind`` says where on the number line."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat([0, 1], [25, 15]))
+    scores = rng.normal(labels * 1.0, 1.0)
+    if kind == "ties":
+        scores = np.round(scores)
+    scores = {"large": 800 + scores, "negative": -50 + scores, "tight": 800 + 1e-3 * scores}.get(
+        kind, scores
+    )
+    return torch.from_numpy(scores).float(), torch.from_numpy(labels)
+
+
+KINDS = ["plain", "ties", "large", "negative", "tight"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_ranking_metrics_are_scikit_learns(kind: str, seed: int) -> None:
+    scores, labels = images(kind, seed)
+    found, notes = image_metrics(scores, labels, float(scores.median()))
+    wide = scores.double().numpy()
+    assert found["image_auroc"] == pytest.approx(sk.roc_auc_score(labels, wide), abs=1e-6)
+    assert found["image_ap"] == pytest.approx(sk.average_precision_score(labels, wide), abs=1e-6)
+    assert notes == [] and 0.5 < found["image_auroc"] < 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threshold_metrics_are_scikit_learns(kind: str) -> None:
+    scores, labels = images(kind)
+    limit = float(scores[7])  # an image at the threshold is not above it
+    found, _ = image_metrics(scores, labels, limit)
+    flagged = scores.double().numpy() > limit
+    assert found["image_f1"] == pytest.approx(sk.f1_score(labels, flagged))
+    assert found["image_recall"] == pytest.approx(sk.recall_score(labels, flagged))
+    specificity = sk.recall_score(labels, flagged, pos_label=0)
+    assert found["image_false_alarm_rate"] == pytest.approx(1 - specificity)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_oracle_f1_is_the_best_over_all_thresholds(kind: str) -> None:
+    scores, labels = images(kind)
+    wide = scores.double()
+    found, where = f1_max(wide, labels)
+    every = [sk.f1_score(labels, wide.numpy() >= t) for t in wide.unique().tolist()]
+    assert found == pytest.approx(max(every))
+    assert sk.f1_score(labels, wide.numpy() >= where) == pytest.approx(found)
+
+
+def test_metrics_depend_on_the_ranking_alone() -> None:
+    scores, labels = images("plain")
+    wide = scores.double()
+    assert auroc(wide, labels) == auroc(wide.exp() * 7 + 800, labels) == auroc(wide - 1e3, labels)
+
+
+def test_nothing_above_the_threshold_is_an_f1_of_zero() -> None:
+    scores, labels = images("plain")
+    found, _ = image_metrics(scores, labels, 1e9)
+    assert (found["image_f1"], found["image_recall"], found["image_false_alarm_rate"]) == (0, 0, 0)
+
+
+@pytest.mark.xfail(strict=True, reason="the threshold is rounded to float32 before the comparison")
+def test_the_threshold_is_compared_in_double_precision_as_scores_csv_does() -> None:
+    scores = torch.tensor([1.0, 2.0])
+    found, _ = image_metrics(scores, torch.tensor([0, 1]), 2.0 - 1e-9)
+    assert found["image_recall"] == float(scores[1].item() > 2.0 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("label", "word", "kept"),
+    [(0, "normal", "image_false_alarm_rate"), (1, "anomalous", "image_recall")],
+)
+def test_one_class_alone_has_no_ranking_metrics_and_says_why(
+    label: int, word: str, kept: str
+) -> None:
+    found, notes = image_metrics(torch.tensor([1.0, 3.0]), torch.full((2,), label), 2.0)
+    assert found == {kept: 0.5}
+    assert len(notes) == 1 and word in notes[0]
+
+
+def test_an_empty_test_set_has_no_metrics_and_says_so() -> None:
+    found, notes = image_metrics(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.0)
+    assert found == {} and "empty" in notes[0]
+
+
+def test_all_names_are_there_when_both_classes_are() -> None:
+    found, _ = image_metrics(*images("plain"), 0.0)
+    assert found.keys() == RANKING | {"image_false_alarm_rate", "image_recall"}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_an_error(bad: float) -> None:
+    scores, labels = images("plain")
+    scores[3] = bad
+    with pytest.raises(NotFiniteError, match="1 of 40"):
+        image_metrics(scores, labels, 0.0)
+    with pytest.raises(NotFiniteError):
+        pixel_metrics([scores.view(5, 8)], [labels.view(5, 8).bool()])
+
+
+def test_per_defect_auroc_sets_each_kind_against_all_normals() -> None:
+    scores, labels = images("large")
+    kinds = [("cut" if i % 2 else "dent") if y else "good" for i, y in enumerate(labels.tolist())]
+    found = per_defect_auroc(scores, labels, kinds)
+    assert list(found) == ["cut", "dent"]
+    for kind, value in found.items():
+        keep = [i for i, k in enumerate(kinds) if k in ("good", kind)]
+        expected = sk.roc_auc_score(labels[keep], scores[keep].double())
+        assert value == pytest.approx(expected, abs=1e-6)
+
+
+def test_per_defect_auroc_leaves_unlabelled_images_out() -> None:
+    scores = torch.tensor([1.0, 2.0, 9.0, 0.0])
+    found = per_defect_auroc(scores, torch.tensor([0, 1, -1, -1]), ["good", "cut", "cut", "?"])
+    assert found == {"cut": 1.0}
+
+
+def test_per_defect_auroc_needs_normal_images() -> None:
+    assert per_defect_auroc(torch.tensor([1.0]), torch.tensor([1]), ["cut"]) == {}
+
+
+def pixels(seed: int, step: float | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    """Maps of unequal sizes; regions large and small, touching by a corner, and a normal image."""
+    rng = np.random.default_rng(seed)
+    masks = [np.zeros(hw, bool) for hw in ((8, 9), (6, 7), (7, 5))]
+    masks[0][1:4, 1:5] = masks[0][6, 7] = True
+    masks[1][0:2, 0:2] = masks[1][2:4, 2:4] = masks[1][5, 6] = True  # first two: one region
+    maps = [rng.normal(800 + 1.0 * m, 1.0) for m in masks]
+    if step:
+        maps = [np.round(m / step) * step for m in maps]
+    return [torch.from_numpy(m).float() for m in maps], [torch.from_numpy(m) for m in masks]
+
+
+def brute_force_aupro(maps: list[Tensor], masks: list[Tensor], limit: float = 0.3) -> float:
+    """Threshold by threshold, region by region; then the area by a fine grid."""
+    regions, normal = [], np.concatenate([m[~k].numpy() for m, k in zip(maps, masks, strict=True)])
+    for m, k in zip(maps, masks, strict=True):
+        labelled, count = ndimage.label(k.numpy(), structure=np.ones((3, 3)))
+        regions += [m.numpy()[labelled == r] for r in range(1, count + 1)]
+    points = [(0.0, 0.0)]
+    for t in sorted({float(v) for m in maps for v in m.flatten()}, reverse=True):
+        overlaps = [float((r >= t).mean()) for r in regions]
+        points.append((float((normal >= t).mean()), sum(overlaps) / len(overlaps)))
+    fpr, pro = np.array(points).T
+    area = 0.0
+    for i in range(1, len(fpr)):
+        if fpr[i - 1] >= limit:
+            break
+        x = min(fpr[i], limit)
+        width = x - fpr[i - 1]
+        rise = (pro[i] - pro[i - 1]) * (width / (fpr[i] - fpr[i - 1]) if width else 0)
+        area += width * (2 * pro[i - 1] + rise) / 2
+    return area / limit
+
+
+@pytest.mark.parametrize("step", [None, 0.5, 2.0], ids=["distinct", "ties", "coarse"])
+@pytest.mark.parametrize("seed", range(4))
+def test_pixel_metrics_are_scikit_learns_and_the_brute_force_loops(
+    seed: int, step: float | None
+) -> None:
+    maps, masks = pixels(seed, step)
+    found, notes = pixel_metrics(maps, masks)
+    flat = torch.cat([m.flatten() for m in maps]).double()
+    truth = torch.cat([m.flatten() for m in masks])
+    assert found["pixel_auroc"] == pytest.approx(sk.roc_auc_score(truth, flat), abs=1e-9)
+    assert found["pixel_aupro"] == pytest.approx(brute_force_aupro(maps, masks), abs=1e-9)
+    assert notes == []
+
+
+def test_a_perfect_map_has_area_one_and_an_inverted_one_zero() -> None:
+    _, masks = pixels(0)
+    perfect, _ = pixel_metrics([m.float() for m in masks], masks)
+    inverted, _ = pixel_metrics([-m.float() for m in masks], masks)
+    assert list(perfect.values()) == pytest.approx([1.0, 1.0])
+    assert list(inverted.values()) == pytest.approx([0.0, 0.0])
+
+
+def test_a_constant_map_has_the_area_of_chance() -> None:
+    _, masks = pixels(0)
+    found, _ = pixel_metrics([torch.zeros(m.shape) for m in masks], masks)
+    assert found["pixel_auroc"] == pytest.approx(0.5)
+    assert found["pixel_aupro"] == pytest.approx(0.15)  # the diagonal, cut at 0.3
+
+
+def test_small_regions_count_as_much_as_large_ones() -> None:
+    mask = torch.zeros(10, 10, dtype=torch.bool)
+    mask[:5] = mask[8, 8] = True
+    only_large = torch.zeros(10, 10)
+    only_large[:5] = 2.0
+    only_large[8, 8] = -1.0  # found last of all
+    found, _ = pixel_metrics([only_large], [mask])
+    assert found["pixel_auroc"] > 0.97 and found["pixel_aupro"] < 0.51
+
+
+@pytest.mark.parametrize(("value", "word"), [(False, "normal"), (True, "defect")])
+def test_masks_of_one_kind_have_no_pixel_metrics_and_say_why(value: bool, word: str) -> None:
+    found, notes = pixel_metrics([torch.rand(3, 3)], [torch.full((3, 3), value)])
+    assert found == {} and f"only {word}" in notes[0]
+
+
+def test_no_masks_have_no_pixel_metrics_and_say_why() -> None:
+    found, notes = pixel_metrics([], [])
+    assert found == {} and len(notes) == 1

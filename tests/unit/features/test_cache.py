@@ -1,0 +1,308 @@
+import hashlib
+import multiprocessing as mp
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rad_lightning.errors import UserError
+from rad_lightning.features import cache
+from rad_lightning.features.backbone import FrozenBackbone
+from rad_lightning.features.cache import FeatureSet, compute_features
+from rad_lightning.features.extract import FeatureSpec, extract, place
+from rad_lightning.progress import Progress
+
+SPEC = FeatureSpec("patch", (32, 32), "stretch", ("identity", "hflip"))
+CPU = torch.device("cpu")
+
+
+def demo() -> FrozenBackbone:
+    return FrozenBackbone("test_resnet", (1, 2), "untrained")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> FrozenBackbone:
+    return demo()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Five different images in ``tmp_path/images``."""
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "images" / f"{i}.png" for i in range(5)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def featurise(
+    paths: list[Path], backbone: FrozenBackbone, store: Path | None, **changes: Any
+) -> FeatureSet:
+    options = {"spec": SPEC, "batch_size": 2} | changes
+    hashes = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+    return compute_features(
+        paths, hashes, backbone, options["spec"], cache_dir=store,
+        batch_size=options["batch_size"], device=CPU, progress=Progress(quiet=True),
+    )  # fmt: skip
+
+
+def entries(store: Path) -> list[Path]:
+    return sorted(store.rglob("*.npy"))
+
+
+def test_features_are_those_of_the_placed_images_in_order(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    found = featurise(images, backbone, tmp_path / "store")
+    for row in (3, 0):
+        placed, box = place(np.asarray(Image.open(images[row])), SPEC.size, SPEC.fit)
+        batch = torch.from_numpy(placed).permute(2, 0, 1)[None].float()
+        expected = extract(backbone, batch, [box], SPEC).float()
+        torch.testing.assert_close(found.read([row]), expected, atol=2e-3, rtol=1e-2)
+    assert found.read([3, 0]).shape == (2, *found.shape()) == (2, 2, 80, 4, 4)
+    assert found.read([3, 0]).dtype == torch.float32
+
+
+def test_the_second_call_computes_nothing_and_gives_the_same(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    first = featurise(images, backbone, tmp_path / "store")
+    again = featurise(images, backbone, tmp_path / "store")
+    assert (first.computed, again.computed) == (5, 0)
+    assert torch.equal(first.read(range(5)), again.read(range(5)))
+
+
+def test_only_what_is_missing_is_computed(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    featurise(images[:2], backbone, tmp_path / "store")
+    assert featurise(images, backbone, tmp_path / "store").computed == 3
+
+
+def test_without_a_store_the_numbers_are_equal(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    stored = featurise(images, backbone, tmp_path / "store")
+    in_memory = featurise(images, backbone, None)
+    assert in_memory.computed == 5 and in_memory.shape() == stored.shape()
+    assert torch.equal(in_memory.read(range(5)), stored.read(range(5)))
+
+
+def test_a_moved_or_renamed_image_is_found_again(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    before = featurise(images[:1], backbone, tmp_path / "store")
+    moved = images[0].rename(tmp_path / "elsewhere.png")
+    after = featurise([moved], backbone, tmp_path / "store")
+    assert after.computed == 0 and torch.equal(after.read([0]), before.read([0]))
+
+
+def test_a_changed_image_is_computed_anew(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    before = featurise(images[:1], backbone, tmp_path / "store")
+    Image.new("RGB", (20, 24), (9, 99, 199)).save(images[0])
+    after = featurise(images[:1], backbone, tmp_path / "store")
+    assert after.computed == 1 and not torch.equal(after.read([0]), before.read([0]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"form": "pooled"},
+        {"size": (64, 32)},
+        {"fit": "pad"},
+        {"views": ("hflip", "identity")},
+        {"local_pool": 1},
+        {"scales": (0.5,)},
+        {"precision": "bfloat16"},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_another_spec_is_another_store(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, change: dict[str, Any]
+) -> None:
+    featurise(images[:1], backbone, tmp_path / "store")
+    other = replace(SPEC, **change)
+    assert featurise(images[:1], backbone, tmp_path / "store", spec=other).computed == 1
+    assert featurise(images[:1], backbone, tmp_path / "store").computed == 0
+
+
+def test_other_weights_or_indices_are_another_store(tmp_path: Path, images: list[Path]) -> None:
+    changed, fewer = demo(), FrozenBackbone("test_resnet", (1,), "untrained")
+    featurise(images[:1], changed, tmp_path / "store")
+    changed.model.state_dict()["conv1.0.weight"][0, 0, 0, 0] += 1
+    assert featurise(images[:1], changed, tmp_path / "store").computed == 1
+    assert featurise(images[:1], fewer, tmp_path / "store").computed == 1
+
+
+def test_identical_files_are_computed_once(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(images[1].read_bytes())
+    for store in (tmp_path / "store", None):
+        found = featurise([*images[:2], copy], backbone, store)
+        assert found.computed == 2
+        assert torch.equal(found.read([2]), found.read([1]))
+        assert not torch.equal(found.read([2]), found.read([0]))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("bad", [(0,), (2, 3), (0, 1, 2, 3, 4)])
+def test_unreadable_images_are_reported_and_the_others_done(
+    tmp_path: Path,
+    images: list[Path],
+    backbone: FrozenBackbone,
+    stored: bool,
+    bad: tuple[int, ...],
+) -> None:
+    for i in bad:
+        images[i].write_bytes(images[i].read_bytes()[:60])
+    images[bad[0]].write_bytes(b"")
+    found = featurise(images, backbone, tmp_path / "store" if stored else None)
+    assert tuple(sorted(found.unreadable)) == bad
+    assert all(str(images[i]) in found.unreadable[i] for i in bad)
+    good = [i for i in range(5) if i not in bad]
+    assert found.computed == len(good)
+    for i in good:
+        assert found.read([i]).isfinite().all()
+    with pytest.raises(KeyError, match="unreadable"):
+        found.read([bad[0]])
+
+
+def test_an_interrupted_run_leaves_whole_files_and_the_next_one_finishes(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = np.save, iter(range(99))
+
+    def dies_at_the_third(file: Any, array: np.ndarray, **options: Any) -> None:
+        if next(calls) == 2:
+            file.write(b"half a fi")
+            raise KeyboardInterrupt
+        save(file, array, **options)
+
+    monkeypatch.setattr(np, "save", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        featurise(images, backbone, tmp_path / "store")
+    assert len(entries(tmp_path / "store")) == 2
+    assert all(np.load(p).shape == (2, 80, 4, 4) for p in entries(tmp_path / "store"))
+    monkeypatch.undo()
+    again = featurise(images, backbone, tmp_path / "store")
+    assert again.computed == 3
+    assert torch.equal(again.read(range(5)), featurise(images, backbone, None).read(range(5)))
+
+
+@pytest.mark.xfail(strict=True, reason="the half-written file beside the entry stays")
+def test_a_failed_write_leaves_nothing_behind(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, array: np.ndarray, **_: Any) -> None:
+        file.write(b"half a fi")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        featurise(images, backbone, tmp_path / "store")
+    left = {p.name for p in (tmp_path / "store").rglob("*") if p.is_file()}
+    assert left <= {"about.json", ".lock"}
+
+
+@pytest.mark.xfail(strict=True, reason="IndexError: nothing is left to do once the lock is free")
+def test_who_waited_at_the_lock_finds_everything_done(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AnotherProcessWasFirst(cache.FileLock):  # type: ignore[misc]
+        def __enter__(self) -> Any:
+            monkeypatch.undo()
+            assert featurise(images, backbone, tmp_path / "store").computed == 5
+            return super().__enter__()
+
+    monkeypatch.setattr(cache, "FileLock", AnotherProcessWasFirst)
+    found = featurise(images, backbone, tmp_path / "store")
+    assert found.computed == 0 and found.read(range(5)).isfinite().all()
+
+
+def child(paths: list[Path], store: Path, start: Any, answers: Any) -> None:
+    torch.set_num_threads(1)
+    backbone = demo()
+    start.wait(60)
+    found = featurise(paths, backbone, store, batch_size=1)
+    answers.put((found.computed, found.read(range(len(paths))).sum().item()))
+
+
+@pytest.mark.xfail(strict=False, reason="IndexError in the process that waited at the lock")
+def test_two_processes_at_once_compute_each_image_once(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    context = mp.get_context("spawn")
+    start, answers = context.Barrier(2), context.Queue()
+    worker = context.Process(target=child, args=(images, tmp_path / "store", start, answers))
+    worker.start()
+    start.wait(60)
+    try:
+        here = featurise(images, backbone, tmp_path / "store", batch_size=1)
+    finally:
+        worker.join(60)
+    assert worker.exitcode == 0
+    computed, total = answers.get(timeout=5)
+    assert computed + here.computed == 5
+    assert total == here.read(range(5)).sum().item()
+
+
+class Scaled(FrozenBackbone):
+    """The demo backbone with its features multiplied by ``factor``."""
+
+    factor = 1.0
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [m * self.factor for m in super().forward(images)]
+
+
+@pytest.fixture
+def scaled() -> Iterator[type[Scaled]]:
+    yield Scaled
+    Scaled.factor = 1.0
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        1e9,
+        pytest.param(
+            torch.nan, marks=pytest.mark.xfail(strict=True, reason="NaN passes for padding")
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["patch", "pooled"])
+def test_features_that_are_no_half_precision_numbers_are_refused(
+    tmp_path: Path, images: list[Path], scaled: type[Scaled], factor: float, form: str
+) -> None:
+    scaled.factor = factor
+    backbone = scaled("test_resnet", (1, 2), "untrained")
+    with pytest.raises(UserError, match=r"\.png"):
+        featurise(images, backbone, tmp_path / "store", spec=replace(SPEC, form=form))
+    assert not entries(tmp_path / "store")
+
+
+def test_no_images_are_no_work(tmp_path: Path, backbone: FrozenBackbone) -> None:
+    assert featurise([], backbone, tmp_path / "store").computed == 0
+    assert featurise([], backbone, None).computed == 0
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_padding_stays_missing(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, stored: bool
+) -> None:
+    Image.new("RGB", (16, 32)).save(images[0])  # fills the middle half of the canvas
+    store = tmp_path / "store" if stored else None
+    found = featurise(images[:1], backbone, store, spec=replace(SPEC, fit="pad"))
+    missing = torch.tensor([True, False, False, True]).expand(1, 2, 80, 4, 4)
+    assert torch.equal(found.read([0]).isnan(), missing)

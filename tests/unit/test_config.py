@@ -1,0 +1,81 @@
+"""The configuration: every YAML composes, every range is kept, the run key sees what matters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rad_lightning.config import (
+    TrainConfig,
+    conf_dir,
+    digest,
+    number_fields,
+    register_schemas,
+    to_typed,
+)
+from rad_lightning.errors import UserError
+
+
+def composed(*overrides: str, name: str = "train") -> TrainConfig:
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_typed(compose(name, list(overrides)))
+
+
+GROUP_FILES = [
+    (path.parent.name, path.stem)
+    for path in sorted(conf_dir().glob("*/*.yaml"))
+    if path.parent.name not in ("hydra", "experiment")
+]
+
+
+@pytest.mark.parametrize(("group", "choice"), GROUP_FILES)
+def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
+    composed(f"{group}={choice}")
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().glob("experiment/*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    composed(f"+experiment={path.stem}")
+
+
+def test_prepare_composes() -> None:
+    assert composed(name="prepare").data.name == "synthetic"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("head.top_fraction=1.5", "head.top_fraction = 1.5: accepted are values > 0 and <= 1"),
+        ("head.top_fraction=0", "head.top_fraction = 0.0: accepted are values > 0 and <= 1"),
+        ("seed=-1", "seed = -1: accepted are values >= 0"),
+        ("data.fit=crop", "data.fit = 'crop': accepted are stretch, pad"),
+        ("data.size=[256]", "data.size = [256]: accepted are two numbers, [height, width]"),
+        ("data.size=[256,8]", "data.size = [256, 8]: accepted are values >= 32"),
+        (
+            "head.views=[rot90]",
+            "head.views has rot90 but data.size = [128, 96] is not square: "
+            "accepted there are identity, hflip, vflip, rot180",
+        ),
+    ],
+)
+def test_impossible_values_are_named_with_what_is_accepted(override: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        composed("data.size=[128,96]", override)
+    assert str(caught.value) == line
+
+
+def key(cfg: TrainConfig) -> str:
+    return digest(number_fields(cfg))
+
+
+def test_run_key_ignores_where_a_run_is_done_and_sees_what_changes_numbers() -> None:
+    cfg = composed()
+    moved = replace(cfg, output="elsewhere", trainer=replace(cfg.trainer, accelerator="gpu"))
+    assert key(moved) == key(cfg)
+    assert key(replace(cfg, seed=1)) != key(cfg)
+    assert key(replace(cfg, head=replace(cfg.head, hidden=3))) != key(cfg)
+    assert key(replace(cfg, data=replace(cfg.data, root="elsewhere"))) == key(cfg)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from support import SHARED
 
 # Before torch is imported: workers of a parallel test run would otherwise fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:

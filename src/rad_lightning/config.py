@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +114,8 @@ class TrainerConfig:
     """Where the training runs; handed to ``pytorch_lightning.Trainer``."""
 
     accelerator: str = setting("auto", numbers=False)
-    devices: Any = setting(1, numbers=False)
-    num_nodes: int = setting(1, low=1, numbers=False)
+    devices: Any = setting(1)  # each process draws its own batches: it changes the numbers
+    num_nodes: int = setting(1, low=1)
     strategy: str = setting("auto", numbers=False)
     precision: str = setting("32-true", choices=("32-true", "64-true"))
     checkpoint_every: int = setting(200, low=1, numbers=False)
@@ -166,8 +167,15 @@ class TrainConfig:
                 f"head.views has {sorted(turned)[0]} but data.size = {sides} is not square: "
                 "accepted there are identity, hflip, vflip, rot180"
             )
-        if self.head.name == "pooled" and self.head.channels % 2:
-            raise UserError(f"head.channels = {self.head.channels}: accepted are even numbers")
+        indices = self.backbone.out_indices
+        if indices != sorted(set(indices)):
+            raise UserError(f"backbone.out_indices = {indices}: accepted are rising numbers")
+        if self.head.local_pool % 2 == 0:
+            raise UserError(f"head.local_pool = {self.head.local_pool}: accepted are odd numbers")
+        if self.head.position_dims % 4:
+            raise UserError(
+                f"head.position_dims = {self.head.position_dims}: accepted are multiples of 4"
+            )
 
 
 @dataclass
@@ -229,6 +237,8 @@ def faults(node: Any, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from faults(value, f"{key}.")
             continue
+        if value == []:
+            yield f"{key} = []: accepted is at least one value"
         for item in value if isinstance(value, list) else [value]:
             if item is not None and not _accepted(item, f.metadata):
                 yield f"{key} = {value!r}: accepted are {_describe(f.metadata)}"
@@ -239,6 +249,7 @@ def _accepted(value: Any, rules: Any) -> bool:
     choices, low, high, above = (rules.get(k) for k in ("choices", "low", "high", "above"))
     return (
         (choices is None or value in choices)
+        and not (isinstance(value, float) and not math.isfinite(value))
         and (low is None or value >= low)
         and (high is None or value <= high)
         and (above is None or value > above)

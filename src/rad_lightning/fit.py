@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
@@ -72,6 +73,9 @@ def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) 
 def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
     """Flow samples of the images at ``rows``: ``(n, V, L, D)`` float16, on the CPU."""
     device = head.whitening.mean.device
+    if not rows:
+        views, _, *grid = features.shape()
+        return torch.empty(0, views, math.prod(grid), head.spec.channels, dtype=torch.half)
     parts = [
         head.embed(features.read(rows[i : i + CHUNK]).to(device)).half().cpu()
         for i in range(0, len(rows), CHUNK)
@@ -154,7 +158,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (ValueError, RuntimeError) as error:  # MisconfigurationException among them
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
 
 

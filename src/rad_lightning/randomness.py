@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from zlib import crc32
-
-import numpy as np
+from hashlib import sha256
 
 
 def stream_seed(name: str, *parts: int) -> int:
@@ -13,5 +11,5 @@ def stream_seed(name: str, *parts: int) -> int:
     ``parts`` are what the stream depends on: seed, rank, step. Equal inputs give equal seeds on
     every machine; different ones give unrelated seeds.
     """
-    words = np.random.SeedSequence([crc32(name.encode()), *parts]).generate_state(2)
-    return int(words[0]) << 31 ^ int(words[1])
+    text = "/".join([name, *(str(int(p)) for p in parts)])
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1

@@ -45,12 +45,7 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file whole or not at all."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
-        aside.write_text(text, encoding="utf-8", newline="\n")
-        aside.replace(target)
-        return target
+        return write_text(self.path / name, text)
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
         buffer = StringIO()
@@ -65,6 +60,18 @@ class RunDirectory:
     def read_result(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
         return content
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a file whole or not at all, whatever else writes it at the same time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
 
 
 def environment() -> dict[str, Any]:
@@ -94,7 +101,10 @@ def _git_revision() -> str | None:
     here = Path(__file__).resolve().parent
     if not (here.parents[1] / ".git").exists():
         return None
-    answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git here
+        return None
     return answer.stdout.strip() or None

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from support import SMALL_SYNTHETIC
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")

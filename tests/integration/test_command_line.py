@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
 from PIL import Image
+
+from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
 
 Cli = Callable[..., int]
 

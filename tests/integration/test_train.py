@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
 
 from rad_lightning import fit
+from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
 
 Cli = Callable[..., int]
 

@@ -128,9 +128,6 @@ def test_the_environment_is_json_with_versions(run: RunDirectory) -> None:
     assert about["packages"]["torch"] and about["packages"]["numpy"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="FileNotFoundError after a whole training in a container without git"
-)
 def test_the_environment_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(Path, "exists", lambda _: True)  # as in a checkout

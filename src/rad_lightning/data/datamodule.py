@@ -26,7 +26,7 @@ class SampleBatches(IterableDataset[tuple[Tensor, Tensor]]):
         self.batch_size, self.steps, self.key = batch_size, steps, key
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return self.steps.stop
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for step in self.steps:

@@ -38,7 +38,7 @@ class Scored:
     @property
     def has_maps(self) -> bool:
         """A grid of one position (the pooled head) locates nothing."""
-        return self.test_positions[0, 0].numel() > 1 if len(self.test) else False
+        return len(self.test) > 0 and self.test_positions[0, 0].numel() > 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Evaluation:
 
 def score(head: Head, samples: Tensor) -> tuple[Tensor, Tensor]:
     """``(n, V, L, D)`` samples -> image scores ``(n,)`` and position scores ``(n, V, H, W)``."""
+    if not len(samples):
+        return torch.empty(0), torch.empty(0, samples.shape[1], *head.spec.grid)
     device = head.whitening.mean.device
     positions = torch.cat(
         [

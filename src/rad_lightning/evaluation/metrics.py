@@ -43,7 +43,7 @@ def image_metrics(scores: Tensor, labels: Tensor, threshold: float) -> tuple[Met
     """
     _check_finite(scores)
     labels = labels.long()
-    flagged = scores > threshold
+    flagged = scores.double() > threshold
     found: Metrics = {}
     if (labels == 0).any():
         found["image_false_alarm_rate"] = float(flagged[labels == 0].float().mean())

@@ -26,6 +26,6 @@ def threshold(train_scores: Tensor, cfg: EvaluationConfig) -> float:
 def robust_centre(scores: Tensor) -> tuple[float, float]:
     """Median and scaled median absolute deviation of ``(N,)`` scores."""
     wide = scores.double()
-    centre = wide.median()
-    spread = torch.clamp((wide - centre).abs().median() * NORMAL_MAD, min=1e-12)
+    centre = wide.quantile(0.5)
+    spread = torch.clamp((wide - centre).abs().quantile(0.5) * NORMAL_MAD, min=1e-12)
     return float(centre), float(spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ class FrozenBackbone(nn.Module):
 
 
 def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
+    if not out_indices:
+        raise UserError("backbone.out_indices = []: accepted is at least one index")
     if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
+        near = get_close_matches(name.split(".")[0], timm.list_models(), 5)
         raise UserError(
             f"backbone.name = {name!r}: not a timm model; near are {', '.join(near) or 'none'}"
         )
@@ -112,7 +115,16 @@ def _load_strictly(model: nn.Module, path: Path, name: str) -> None:
             f"backbone.weights = {path}: not readable as safetensors or a weights-only checkpoint "
             f"({type(error).__name__})"
         ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"backbone.weights = {path}: holds no plain state dict of tensors")
     wanted = model.state_dict()
+    if any(k not in state for k in wanted):
+        # features_only renames the keys of some families: by how it wraps the whole model.
+        whole = timm.create_model(name).state_dict()
+        flat = {k.replace(".", "_"): k for k in whole}
+        own = {k: flat.get(k.removeprefix("model.").replace(".", "_")) for k in wanted}
+        if all(v in state for v in own.values()) and state.keys() <= whole.keys():
+            state = {k: state[v] for k, v in own.items()}
     missing = [k for k in wanted if k not in state]
     misshaped = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     unused = [k for k in state if k not in wanted]

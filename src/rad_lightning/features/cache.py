@@ -26,7 +26,9 @@ from rad_lightning.errors import UserError
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.extract import FeatureSpec, extract, place
 from rad_lightning.progress import Progress
+from rad_lightning.runs import write_text
 
+VERSION = 1  # raise it when the same settings would give other features
 LOADER_THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -132,6 +134,8 @@ def _computed(
         except BadImage as error:
             return error
 
+    if not keys:
+        return
     chunks = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     with ThreadPoolExecutor(LOADER_THREADS) as pool:
         ahead = [pool.submit(decode, k) for k in chunks[0]]
@@ -147,7 +151,9 @@ def _computed(
             batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
             features = extract(backbone, batch.float().to(device), [p[1] for p in placed], spec)
             for key, array in zip(good, features.numpy(), strict=True):
-                if np.isinf(array).any():
+                padding = np.isnan(array).all(axis=1, keepdims=True)
+                padding &= spec.form == "patch" and spec.fit == "pad"
+                if not (np.isfinite(array) | padding).all():
                     raise UserError(
                         f"{file_of[key]}: {backbone.name} gives features beyond half precision "
                         "(65504); choose another backbone or out_indices"
@@ -156,10 +162,11 @@ def _computed(
 
 
 def _open_store(cache_dir: Path, backbone: FrozenBackbone, spec: FeatureSpec) -> Path:
-    about = {"backbone": backbone.description, "weights": backbone.fingerprint(), **asdict(spec)}
-    store = cache_dir / "features" / digest(about, 16)
+    key = {"version": VERSION, "weights": backbone.fingerprint(), **asdict(spec)}
+    store = cache_dir / "features" / digest(key, 16)
     store.mkdir(parents=True, exist_ok=True)
-    (store / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    about = {"backbone": backbone.description, **key}
+    write_text(store / "about.json", json.dumps(about, indent=2) + "\n")
     return store
 
 
@@ -170,6 +177,9 @@ def _entry_path(store: Path, key: str) -> Path:
 def _write_atomically(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

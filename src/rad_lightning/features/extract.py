@@ -77,7 +77,10 @@ def valid_positions(box: Box, size: tuple[int, int], grid: tuple[int, int]) -> T
     axes = []
     for cells, side, start, length in zip(grid, size, box[:2], box[2:], strict=True):
         centre = (torch.arange(cells) + 0.5) * (side / cells)
-        axes.append((centre >= start) & (centre < start + length))
+        inside = (centre >= start) & (centre < start + length)
+        if not inside.any():  # a strip thinner than a cell: the cells that it touches most
+            inside = (centre - start - length / 2).abs() <= side / cells / 2
+        axes.append(inside)
     return axes[0][:, None] & axes[1][None, :]
 
 

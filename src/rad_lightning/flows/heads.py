@@ -75,12 +75,14 @@ class Head(nn.Module):
         count, views, length, _ = samples.shape
         flat = samples.flatten(0, 2)
         valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
+        flat = flat.to(self.whitening.mean.dtype)
         scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
         measure = {"nll": standard_normal_nll, "latent": lambda z, _: latent_norm(z)}
         params = dict(self.flow.named_parameters())
         for rows in valid.split(CHUNK):
             z, log_det = call(self.flow, params, flat[rows], self.condition(rows % length))
-            scores[rows] = measure[self.spec.score](z, log_det)
+            found = measure[self.spec.score](z, log_det).float()
+            scores[rows] = found.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         return scores.view(count, views, *self.spec.grid)
 
     def image_scores(self, position_scores: Tensor) -> Tensor:

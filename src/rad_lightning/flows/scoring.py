@@ -22,7 +22,7 @@ def image_scores(position_nll: Tensor, top_fraction: float) -> Tensor:
     """
     flat = position_nll.flatten(2)
     valid = (~flat.isnan()).sum(-1)
-    ordered = flat.nan_to_num(nan=-torch.inf).sort(-1, descending=True).values
+    ordered = torch.where(flat.isnan(), -torch.inf, flat).sort(-1, descending=True).values
     taken = (valid * top_fraction).round().clamp(min=1).long()
     counted = torch.arange(flat.shape[-1], device=flat.device) < taken[..., None]
     total = torch.where(counted, ordered, 0.0).sum(-1)

@@ -80,7 +80,6 @@ def test_nothing_above_the_threshold_is_an_f1_of_zero() -> None:
     assert (found["image_f1"], found["image_recall"], found["image_false_alarm_rate"]) == (0, 0, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the threshold is rounded to float32 before the comparison")
 def test_the_threshold_is_compared_in_double_precision_as_scores_csv_does() -> None:
     scores = torch.tensor([1.0, 2.0])
     found, _ = image_metrics(scores, torch.tensor([0, 1]), 2.0 - 1e-9)

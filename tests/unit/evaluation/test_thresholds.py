@@ -69,6 +69,5 @@ def test_one_image_gives_a_finite_threshold() -> None:
     assert threshold(torch.tensor([3.0]), ROBUST) == pytest.approx(3.0)
 
 
-@pytest.mark.xfail(strict=True, reason="torch's median is the lower of the two middle ones")
 def test_an_even_number_of_scores_has_the_mean_of_the_middle_two_as_centre() -> None:
     assert robust_centre(torch.tensor([1.0, 2.0, 4.0, 9.0]))[0] == 3.0

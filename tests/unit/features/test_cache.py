@@ -200,7 +200,6 @@ def test_an_interrupted_run_leaves_whole_files_and_the_next_one_finishes(
     assert torch.equal(again.read(range(5)), featurise(images, backbone, None).read(range(5)))
 
 
-@pytest.mark.xfail(strict=True, reason="the half-written file beside the entry stays")
 def test_a_failed_write_leaves_nothing_behind(
     tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +214,6 @@ def test_a_failed_write_leaves_nothing_behind(
     assert left <= {"about.json", ".lock"}
 
 
-@pytest.mark.xfail(strict=True, reason="IndexError: nothing is left to do once the lock is free")
 def test_who_waited_at_the_lock_finds_everything_done(
     tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +236,6 @@ def child(paths: list[Path], store: Path, start: Any, answers: Any) -> None:
     answers.put((found.computed, found.read(range(len(paths))).sum().item()))
 
 
-@pytest.mark.xfail(strict=False, reason="IndexError in the process that waited at the lock")
 def test_two_processes_at_once_compute_each_image_once(
     tmp_path: Path, images: list[Path], backbone: FrozenBackbone
 ) -> None:
@@ -276,9 +273,7 @@ def scaled() -> Iterator[type[Scaled]]:
     "factor",
     [
         1e9,
-        pytest.param(
-            torch.nan, marks=pytest.mark.xfail(strict=True, reason="NaN passes for padding")
-        ),
+        torch.nan,
     ],
 )
 @pytest.mark.parametrize("form", ["patch", "pooled"])

@@ -130,16 +130,12 @@ def test_a_head_survives_its_spec_and_state_dict() -> None:
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a double head (trainer.precision=64-true) scores float32 samples"
-)
 def test_a_double_precision_head_scores_like_a_single_one() -> None:
     head, samples = fitted(PATCH), noise(2, 1, 12, 4, seed=3)
     single = head.position_scores(samples)
     torch.testing.assert_close(head.double().position_scores(samples), single)
 
 
-@pytest.mark.xfail(strict=True, reason="a NaN likelihood is taken for padding")
 def test_a_position_whose_likelihood_diverged_spoils_the_images_score() -> None:
     head, samples = fitted(PATCH), noise(2, 1, 12, 4, seed=3)
     samples[0, 0, 5, 0] = torch.inf  # a whitened value beyond half precision

@@ -74,7 +74,7 @@ def main() -> None:
         rows = list(range(len(paths)))
         fit_whitening(head, stored, rows, seed=0)
         samples = embed(head, stored, rows)
-        through = seconds(lambda: fit(head, samples, cfg, Path(folder), None, QUIET))
+        through = seconds(lambda: fit(head, samples, samples[:0], cfg, Path(folder), None, QUIET))
         loop = seconds(lambda: bare_loop(head, samples.flatten(0, 2), cfg.method))
         row("training", STEPS / through, STEPS / loop, "steps/s", "bare loop")
 

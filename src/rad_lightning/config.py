@@ -82,9 +82,9 @@ class HeadConfig:
     """What is a sample of the flow, and the flow itself (shared by both heads)."""
 
     name: str = setting(choices=("patch", "pooled"))
-    channels: int = setting(128, low=2)  # D: whitened principal components that the flow sees
+    channels: int = setting(64, low=2)  # D: whitened principal components that the flow sees
     blocks: int = setting(8, low=1)
-    hidden: int = setting(256, low=1)
+    hidden: int = setting(128, low=1)
     clamp: float = setting(3.0, above=0.0)
     views: list[str] = setting(["identity"], choices=VIEWS)
     score: str = setting("nll", choices=("nll", "latent"))
@@ -101,12 +101,13 @@ class MethodConfig:
     """How the flow is fitted. ``plain``: maximum likelihood on all training samples."""
 
     name: str = setting("plain", choices=("plain",))
-    steps: int = setting(600, low=1)
-    batch_size: int = setting(2048, low=1)
-    lr: float = setting(1e-3, above=0.0)
+    steps: int = setting(300, low=1)
+    batch_size: int = setting(1024, low=1)
+    lr: float = setting(2e-3, above=0.0)
     weight_decay: float = setting(0.0, low=0.0)
     schedule: str = setting("one_cycle", choices=("one_cycle", "cosine", "constant"))
     grad_clip: float = setting(1.0, low=0.0)
+    holdout: float = setting(0.1, low=0.0, high=0.5)  # share of training images kept from the flow
 
 
 @dataclass

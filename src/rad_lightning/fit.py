@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -20,9 +22,11 @@ from rad_lightning.data.datamodule import SampleDataModule
 from rad_lightning.errors import UserError
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.modules.callbacks import KeepBest, SaveLast, StepBar
 from rad_lightning.modules.plain import PlainFlow
-from rad_lightning.progress import Bar, Progress
+from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
+from rad_lightning.runs import write_text
 
 WHITENING_SAMPLES = 100_000
 CHUNK = 16  # images held as float32 at once
@@ -83,63 +87,71 @@ def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
     return torch.cat(parts)
 
 
-class SaveLast(Callback):
-    """Keeps one checkpoint, renewed every so many steps and at the end."""
-
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
-
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(self.path)
-
-    def on_train_end(self, trainer: Trainer, *_: object) -> None:
-        trainer.save_checkpoint(self.path)
-
-
-class StepBar(Callback):
-    """Moves the command's own progress bar."""
-
-    def __init__(self, bar: Bar) -> None:
-        self.bar = bar
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.bar.advance()
-
-
 def fit(
     head: Head,
     samples: Tensor,
+    held_out: Tensor,
     cfg: TrainConfig,
     run: Path,
     checkpoint: Path | None,
     progress: Progress,
 ) -> Trainer:
-    """Train ``head.flow`` in place on ``(N, V, L, D)`` samples; ``checkpoint`` is gone on from."""
+    """Train ``head.flow`` in place on ``(N, V, L, D)`` samples.
+
+    Args:
+        held_out: ``(n, V, L, D)`` samples of training images that the flow must not see; they
+            choose the step whose parameters are kept. Empty: the last step's are.
+        checkpoint: of an interrupted training, to go on from.
+    """
     module = PlainFlow(head, cfg.method)
-    length = samples.shape[2]
-    flat = samples.flatten(0, 2)
-    valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
     batches = SampleDataModule(
-        flat[valid],
-        valid % length,
+        *flat_samples(samples),
         batch_size=cfg.method.batch_size,
         steps=cfg.method.steps,
         seed=cfg.seed,
     )
+    log = run / "metrics.csv"
+    earlier = log.read_text() if checkpoint and log.is_file() else ""
     with quiet_lightning(), progress.bar("training", cfg.method.steps) as bar:
         # A bar cannot travel to spawned processes.
-        callbacks = [] if "spawn" in cfg.trainer.strategy else [StepBar(bar)]
+        callbacks: list[Callback] = [] if "spawn" in cfg.trainer.strategy else [StepBar(bar)]
+        if len(held_out):
+            callbacks.append(KeepBest(*flat_samples(held_out), cfg.method.steps))
+        callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks)
         trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+    if earlier and trainer.is_global_zero:
+        write_text(log, joined_log(earlier, log.read_text()))
     return trainer
+
+
+def flat_samples(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """``(N, V, L, D)`` -> the samples that show an image ``(P, D)``, their positions ``(P,)``."""
+    flat = samples.flatten(0, 2)
+    valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
+    return flat[valid], valid % samples.shape[2]
+
+
+def joined_log(earlier: str, later: str) -> str:
+    """Rows of a resumed training's ``metrics.csv`` behind those of the interrupted one.
+
+    Lightning's CSVLogger starts its file anew; where both have a step, the later row counts.
+    """
+    old, new = (list(csv.DictReader(text.splitlines())) for text in (earlier, later))
+    first = min((int(row["step"]) for row in new), default=math.inf)
+    rows = [row for row in old if int(row["step"]) < first] + new
+    buffer = StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def build_trainer(
     cfg: TrainerConfig, method: MethodConfig, run: Path, callbacks: Sequence[Callback]
 ) -> Trainer:
-    """A Lightning trainer that checkpoints into ``run`` and logs ``metrics.csv`` there."""
-    checkpoint = SaveLast(run / "last.ckpt", cfg.checkpoint_every)
+    """A Lightning trainer that logs ``metrics.csv`` into ``run``."""
     try:
         return Trainer(
             accelerator=cfg.accelerator,
@@ -149,8 +161,8 @@ def build_trainer(
             precision=cfg.precision,
             max_steps=method.steps,
             gradient_clip_val=method.grad_clip or None,
-            logger=CSVLogger(run, name="", version=""),
-            callbacks=[checkpoint, *callbacks],
+            logger=CSVLogger(run, name="", version="", flush_logs_every_n_steps=10),
+            callbacks=list(callbacks),
             log_every_n_steps=max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,

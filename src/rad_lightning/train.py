@@ -23,7 +23,10 @@ from rad_lightning.features.extract import FeatureSpec
 from rad_lightning.fit import build_head, embed, fit, fit_whitening
 from rad_lightning.flows.heads import Head
 from rad_lightning.progress import Progress
+from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
+
+FEWEST_HELD_OUT = 5
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,20 @@ def train(cfg: TrainConfig) -> RunDirectory:
     run = open_run(cfg, inputs)
     with progress.stage("samples"):
         head, samples = whiten(cfg, inputs, device)
+        held_out = held_out_images(inputs.data, cfg.method.holdout, cfg.seed)
     with progress.stage("training"):
         checkpoint = run.checkpoint if cfg.resume and run.checkpoint.is_file() else None
         if checkpoint:
             progress.say(f"    resuming  {checkpoint}")
-        trainer = fit(head, samples, cfg, run.path, checkpoint, progress)
+        fitted, unseen = samples[~held_out], samples[held_out]
+        trainer = fit(head, fitted, unseen, cfg, run.path, checkpoint, progress)
     if not trainer.is_global_zero:  # a further node of a multi-node training
         return run
     with progress.stage("scoring"):
         head.to(device)
         test = embed(head, inputs.features, inputs.data.rows(Roles.TEST))
-        scored = Scored(*score(head, samples), *score(head, test))
-        limit = threshold(scored.train, cfg.evaluation)
+        scored = Scored(*score(head, samples), held_out, *score(head, test))
+        limit = threshold(scored.train, held_out, cfg.evaluation)
     with progress.stage("evaluation"):
         evaluation = evaluate(inputs.data, scored, limit, cfg.data, cfg.evaluation)
     with progress.stage("pictures"):
@@ -156,14 +161,36 @@ def whiten(cfg: TrainConfig, inputs: Featured, device: torch.device) -> tuple[He
     return head, embed(head, inputs.features, rows)
 
 
+def held_out_images(data: Dataset, fraction: float, seed: int) -> Tensor:
+    """``(n_train,)`` bool: training images kept from the flow, whole physical parts at a time.
+
+    They choose the step to keep and calibrate the threshold. At least ``FEWEST_HELD_OUT`` where
+    there are twice as many; none of a single part, which has no unseen images.
+    """
+    groups = [s.group for s in data.samples(Roles.TRAIN)]
+    held = torch.zeros(len(groups), dtype=torch.bool)
+    names = sorted(set(groups))
+    if not fraction or len(names) < 2:
+        return held
+    wanted = max(fraction * len(groups), min(FEWEST_HELD_OUT, len(groups) // 2))
+    generator = torch.Generator().manual_seed(stream_seed("holdout", seed))
+    for index in torch.randperm(len(names), generator=generator)[:-1].tolist():
+        if held.sum() >= wanted:
+            break
+        held |= torch.tensor([g == names[index] for g in groups])
+    return held
+
+
 def write_scores(run: RunDirectory, data: Dataset, scored: Scored, limit: float) -> None:
     """``scores.csv``: every test image, then every training image."""
+    never = torch.zeros(len(scored.test), dtype=torch.bool)
+    parts = ((Roles.TEST, scored.test, never), (Roles.TRAIN, scored.train, scored.held_out))
     rows = [
-        (role, s.path, s.label, s.defect_type, repr(value), int(value > limit))
-        for role, scores in ((Roles.TEST, scored.test), (Roles.TRAIN, scored.train))
-        for s, value in zip(data.samples(role), scores.tolist(), strict=True)
+        (role, s.path, s.label, s.defect_type, repr(value), int(value > limit), int(held))
+        for role, scores, held_out in parts
+        for s, value, held in zip(data.samples(role), scores.tolist(), held_out, strict=True)
     ]
-    header = ("role", "path", "label", "defect_type", "score", "flagged")
+    header = ("role", "path", "label", "defect_type", "score", "flagged", "held_out")
     run.write_csv("scores.csv", header, rows)
 
 

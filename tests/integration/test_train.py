@@ -100,6 +100,9 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(
     whole, resumed = result_of(only_run(Path("whole"))), result_of(cut)
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["threshold"] == whole["threshold"]
+    steps = [row["step"] for row in csv.DictReader((cut / "metrics.csv").open())]
+    assert steps[0] == "0" and steps[-1] == "5"  # the part before the cut is still there
+    assert steps == sorted(set(steps))
 
 
 def test_the_pooled_head_trains_and_has_no_pixel_metrics(cli: Cli) -> None:

@@ -28,10 +28,14 @@ CHUNK = 64  # images scored at once
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of images ``(n,)`` and of their positions ``(n, V, H, W)``."""
+    """Scores of images ``(n,)`` and of their positions ``(n, V, H, W)``.
+
+    ``held_out`` marks the training images that the flow did not see.
+    """
 
     train: Tensor
     train_positions: Tensor
+    held_out: Tensor
     test: Tensor
     test_positions: Tensor
 

@@ -10,17 +10,24 @@ from rad_lightning.config import EvaluationConfig
 NORMAL_MAD = 1.4826  # makes the median absolute deviation the standard deviation of a Gaussian
 
 
-def threshold(train_scores: Tensor, cfg: EvaluationConfig) -> float:
+def threshold(train_scores: Tensor, held_out: Tensor, cfg: EvaluationConfig) -> float:
     """The score above which an image is called anomalous.
 
-    ``quantile`` takes that quantile of the training scores ``(N,)``, mislabelled images included;
-    ``robust`` takes the median plus ``robust_z`` standard deviations estimated from the median
-    absolute deviation, which stays put until half of the images are mislabelled.
+    ``robust`` takes the median of the held-out training images plus ``robust_z`` standard
+    deviations. The flow knows the images it was fitted to, so their scores are too low to place a
+    threshold; but there are more of them, so the spread is the larger one of both kinds. It comes
+    from the median absolute deviation: mislabelled images move it by a bounded amount, however far
+    out they lie. ``quantile`` takes that quantile of the held-out scores.
+
+    Args:
+        train_scores: ``(N,)``.
+        held_out: ``(N,)`` bool; where none is, all images stand in for them.
     """
+    unseen = train_scores[held_out] if held_out.any() else train_scores
     if cfg.threshold == "quantile":
-        return float(train_scores.double().quantile(cfg.quantile))
-    centre, spread = robust_centre(train_scores)
-    return centre + cfg.robust_z * spread
+        return float(unseen.double().quantile(cfg.quantile))
+    centre, spread = robust_centre(unseen)
+    return centre + cfg.robust_z * max(spread, robust_centre(train_scores)[1])
 
 
 def robust_centre(scores: Tensor) -> tuple[float, float]:

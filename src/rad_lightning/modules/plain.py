@@ -13,6 +13,8 @@ from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
 
+WARM_UP = 0.1  # share of the steps: the flow starts as the identity, a long one is wasted
+
 
 class PlainFlow(LightningModule):
     """Fits ``head.flow`` to its samples with Adam; the whitening is fitted before."""
@@ -50,7 +52,9 @@ def schedule(
     """The learning rate over ``method.steps`` steps."""
     schedulers = torch.optim.lr_scheduler
     if method.schedule == "one_cycle":
-        return schedulers.OneCycleLR(optimizer, method.lr, total_steps=method.steps + 1)
+        return schedulers.OneCycleLR(
+            optimizer, method.lr, total_steps=method.steps + 1, pct_start=WARM_UP
+        )
     if method.schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, method.steps)
     return schedulers.ConstantLR(optimizer, factor=1.0)

@@ -85,13 +85,13 @@ class HeadConfig:
     channels: int = setting(64, low=2)  # D: whitened principal components that the flow sees
     blocks: int = setting(8, low=1)
     hidden: int = setting(128, low=1)
-    clamp: float = setting(3.0, above=0.0)
+    clamp: float = setting(1.0, above=0.0)
     views: list[str] = setting(["identity"], choices=VIEWS)
     score: str = setting("nll", choices=("nll", "latent"))
     # patch
     local_pool: int = setting(3, low=1)
     top_fraction: float = setting(0.03, above=0.0, high=1.0)
-    position_dims: int = setting(0, low=0)
+    position_dims: int = setting(8, low=0)
     # pooled
     scales: list[float] = setting([1.0], above=0.0, high=4.0)
 

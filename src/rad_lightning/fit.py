@@ -120,8 +120,8 @@ def fit(
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks)
         trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
-    if earlier and trainer.is_global_zero:
-        write_text(log, joined_log(earlier, log.read_text()))
+    if trainer.is_global_zero:
+        write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
     return trainer
 
 
@@ -133,18 +133,21 @@ def flat_samples(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def joined_log(earlier: str, later: str) -> str:
-    """Rows of a resumed training's ``metrics.csv`` behind those of the interrupted one.
+    """One row per step of ``metrics.csv``, a resumed training's behind the interrupted one's.
 
-    Lightning's CSVLogger starts its file anew; where both have a step, the later row counts.
+    Lightning's CSVLogger starts its file anew on resume and writes a row per logging call; where
+    both trainings have a step, the later one counts.
     """
-    old, new = (list(csv.DictReader(text.splitlines())) for text in (earlier, later))
-    first = min((int(row["step"]) for row in new), default=math.inf)
-    rows = [row for row in old if int(row["step"]) < first] + new
+    rows: dict[int, dict[str, str]] = {}
+    for text in (earlier, later):
+        for row in csv.DictReader(text.splitlines()):
+            filled = {key: value for key, value in row.items() if value}
+            rows.setdefault(int(row["step"]), {}).update(filled)
+    columns = ["epoch", "step", *dict.fromkeys(k for row in rows.values() for k in sorted(row))]
     buffer = StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(columns)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(rows[step] for step in sorted(rows))
     return buffer.getvalue()
 
 

@@ -90,9 +90,10 @@ def featurise(cfg: TrainConfig, device: torch.device, progress: Progress) -> Fea
     for note in data.table.notes:
         progress.say(f"        note  {note}")
     with progress.stage("features"):
-        backbone = FrozenBackbone(
-            cfg.backbone.name, tuple(cfg.backbone.out_indices), chosen_weights(cfg)
-        )
+        weights = chosen_weights(cfg)
+        if weights == HUB:
+            progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
+        backbone = FrozenBackbone(cfg.backbone.name, tuple(cfg.backbone.out_indices), weights)
         progress.say(f"    backbone  {backbone.description}")
         features = compute_features(
             data.paths(),

@@ -19,6 +19,8 @@ from rad_lightning.data.samples import NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
 
+CLEAR_FINDING = 3.0  # in distances from the median training position to the last of a thousand
+BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
 
 
@@ -60,19 +62,21 @@ def draw(
         ]
         for name, chosen in sheets.items()
     }
-    low, high = _colour_range(scored.train_positions, [s.heat for s in shown["best"]])
+    low, high = _colour_range(scored.train_positions)
     for name, rows in shown.items():
         written.append(run / f"overlays_{name}.png")
         overlay_sheet(written[-1], rows, low, high)
     return written
 
 
-def _colour_range(train_positions: Tensor, best: Sequence[np.ndarray]) -> tuple[float, float]:
-    """One range for all sheets: from a typical training position to a clear finding."""
+def _colour_range(train_positions: Tensor) -> tuple[float, float]:
+    """One range for all sheets: from a typical training position to a clear finding.
+
+    Taken from the training images, because a flow's NLL far from them has no natural scale.
+    """
     values = np.sort(train_positions[~train_positions.isnan()].numpy())
     low, tail = float(values[len(values) // 2]), float(values[int(0.999 * (len(values) - 1))])
-    peak = max(float(heat.max()) for heat in best)
-    return low, max(tail, low + 0.7 * (peak - low))
+    return low, low + CLEAR_FINDING * max(tail - low, 1e-6)
 
 
 def _show(
@@ -131,7 +135,10 @@ def score_histogram(
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    edges = np.histogram_bin_edges(scores, bins=min(40, max(8, len(scores) // 3))).tolist()
+    low = float(scores.min())
+    shown = np.minimum(scores, threshold + BEYOND * max(threshold - low, 1e-6))
+    cut = int((shown < scores).sum())
+    edges = np.histogram_bin_edges(shown, bins=min(40, max(8, len(scores) // 3))).tolist()
     kinds = (
         (0, "normal", NORMAL_COLOUR),
         (1, "anomalous", ANOMALY_COLOUR),
@@ -139,9 +146,10 @@ def score_histogram(
     )
     for label, name, colour in kinds:
         if (labels == label).any():
-            axis.hist(scores[labels == label], edges, alpha=0.6, color=colour, label=name)
+            axis.hist(shown[labels == label], edges, alpha=0.6, color=colour, label=name)
     axis.axvline(threshold, color=INK, linestyle="--", linewidth=1, label="threshold")
-    axis.set_xlabel("image score (nats per dimension)")
+    last = f"; the last bar holds {cut} beyond it" if cut else ""
+    axis.set_xlabel(f"image score (nats per dimension){last}")
     axis.set_ylabel("test images")
     axis.set_title(title, loc="left", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
         raise UserError(
             f"backbone.name = {name!r}: not a timm model; near are {', '.join(near) or 'none'}"
         )
+    # Its warnings repeat, in several lines, what the error below says in one.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
         try:

@@ -5,9 +5,30 @@ from scipy.stats import median_abs_deviation
 from torch import Tensor
 
 from rad_lightning.config import EvaluationConfig
-from rad_lightning.evaluation.thresholds import robust_centre, threshold
+from rad_lightning.evaluation import thresholds
+from rad_lightning.evaluation.thresholds import robust_centre
 
 ROBUST = EvaluationConfig(threshold="robust", robust_z=3.0)
+
+
+def threshold(scores: Tensor, cfg: EvaluationConfig) -> float:
+    """The threshold where no training image was held out."""
+    return thresholds.threshold(scores, torch.zeros(len(scores), dtype=torch.bool), cfg)
+
+
+def test_held_out_images_place_the_threshold_that_fitted_ones_put_too_low() -> None:
+    unseen = normals(200)
+    fitted = normals() - 50  # the flow knows these by heart
+    held_out = torch.arange(901) < 200
+    limit = thresholds.threshold(torch.cat((unseen, fitted)), held_out, ROBUST)
+    assert limit >= threshold(unseen, ROBUST)
+    assert (unseen > limit).float().mean() < 0.01
+
+
+def test_a_handful_of_equal_held_out_scores_borrows_the_spread_of_the_fitted() -> None:
+    scores = torch.cat((torch.full((3,), 800.0), normals()))
+    held_out = torch.arange(len(scores)) < 3
+    assert thresholds.threshold(scores, held_out, ROBUST) == pytest.approx(806, abs=0.6)
 
 
 def normals(count: int = 701) -> Tensor:

@@ -53,7 +53,7 @@ def config(steps: int, every: int = 1000, precision: str = "32-true", **method: 
 
 def train(cfg: TrainConfig, run: Path, checkpoint: Path | None = None) -> Head:
     head = Head(SPEC)
-    fit(head, mixture(), cfg, run, checkpoint, Progress(quiet=True))
+    fit(head, mixture(), mixture()[:0], cfg, run, checkpoint, Progress(quiet=True))
     return head
 
 
@@ -149,7 +149,7 @@ def test_padded_positions_are_not_trained_on(tmp_path: Path) -> None:
     samples = mixture()
     samples[:, :, 3:9] = torch.nan
     head = Head(SPEC)
-    fit(head, samples, config(3), tmp_path, None, Progress(quiet=True))
+    fit(head, samples, samples[:0], config(3), tmp_path, None, Progress(quiet=True))
     assert weights(head).isfinite().all()
 
 

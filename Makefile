@@ -35,5 +35,15 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+sweep: $(VENV)/.run ## train the embedded categories with 3 seeds each, then print the table
+	$(RUN) +experiment=synthetic_clean
+	@$(MAKE) --no-print-directory report
+
+report: $(VENV)/.run ## a table over the finished runs: mean and interval over seeds
+	@$(BIN)/python experiments/summary.py $(wildcard outputs/*_clean) outputs/runs
+
+bench: $(VENV)/.run ## the pipeline against what it cannot beat
+	$(BIN)/python benchmarks/pipeline.py
+
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

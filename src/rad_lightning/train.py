@@ -69,7 +69,7 @@ def train(cfg: TrainConfig) -> RunDirectory:
     with progress.stage("pictures"):
         pictures = draw(run.path, inputs.data, scored, limit, cfg.data, cfg.evaluation)
     write_scores(run, inputs.data, scored, limit)
-    result = summarise(cfg, run, inputs, evaluation, limit, progress)
+    result = summarise(cfg, run, inputs, scored, evaluation, limit, progress)
     run.write_result(result)
     print_summary(progress, result, run.path, pictures)
     return run
@@ -199,12 +199,19 @@ def summarise(
     cfg: TrainConfig,
     run: RunDirectory,
     inputs: Featured,
+    scored: Scored,
     evaluation: Evaluation,
     limit: float,
     progress: Progress,
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
     table = inputs.data.table
+    notes = [*table.notes, *evaluation.notes]
+    if cfg.method.holdout and not scored.held_out.any():
+        notes.append(
+            "no training image was held out (all show one physical part): "
+            "the threshold comes from images that the flow knows, and is too low"
+        )
     return {
         "schema_version": SCHEMA_VERSION,
         "run": run.path.name,
@@ -217,7 +224,7 @@ def summarise(
         "metrics": evaluation.metrics,
         "per_defect_image_auroc": evaluation.per_defect,
         "threshold": {"value": limit, "rule": cfg.evaluation.threshold},
-        "notes": [*table.notes, *evaluation.notes],
+        "notes": notes,
         "images": dict(sorted(inputs.data.counts().items())),
         "features": {"computed": inputs.features.computed, "images": len(table)},
         "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},

@@ -114,6 +114,29 @@ def test_the_pooled_head_trains_and_has_no_pixel_metrics(cli: Cli) -> None:
     assert "pixel_auroc" not in result["metrics"]
 
 
+def test_held_out_images_are_whole_parts_and_a_lone_part_is_said(cli: Cli, photos: Path) -> None:
+    rows = ["path,label,group"]
+    rows += [f"good/{i}.png,normal,part{i // 2}" for i in range(6)]
+    rows += [f"bad/{i}.png,defect,bad{i}" for i in range(3)]
+    for name, text in (
+        ("parts", "\n".join(rows)),
+        ("lone", "\n".join(rows).replace("part1", "part0")),
+    ):
+        (photos / f"{name}.csv").write_text(text.replace("part2", "part9") + "\n")
+        settings = (
+            "data=csv",
+            f"data.csv={photos / name}.csv",
+            "backbone.weights=untrained",
+            *SMALL,
+        )
+        assert cli(*settings, f"output={name}", "data.test_fraction=0.3") == 0
+    with (only_run(Path("parts")) / "scores.csv").open() as file:
+        train = [r for r in csv.DictReader(file) if r["role"] == "train"]
+    assert sorted(r["held_out"] for r in train) == ["0", "0", "1", "1"]
+    (note,) = result_of(only_run(Path("lone")))["notes"][-1:]
+    assert "no training image was held out" in note
+
+
 def test_padding_keeps_the_aspect_ratio_and_trains(cli: Cli, photos: Path) -> None:
     settings = ("data=folder", f"data.root={photos}", "backbone.weights=untrained", *SMALL)
     assert cli(*settings, "data.fit=pad", "data.test_fraction=0.4") == 0

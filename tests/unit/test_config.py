@@ -36,6 +36,19 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     composed(f"{group}={choice}")
 
 
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted(conf_dir().glob("experiment/*.yaml"))]
+)
+def test_every_experiment_composes(name: str) -> None:
+    composed(f"+experiment={name}")
+
+
+def test_what_a_dataset_is_best_read_with_comes_along_and_can_be_left_out() -> None:
+    assert composed("data=mtd").backbone.out_indices == [3]
+    assert composed("data=mtd", "~recipe").backbone.out_indices == [1, 2, 3]
+    assert composed("data=mtd", "head.top_fraction=0.5").head.top_fraction == 0.5
+
+
 def test_prepare_composes() -> None:
     assert composed(name="prepare").data.name == "synthetic"
 

@@ -86,20 +86,36 @@ def dispatch(arguments: list[str]) -> None:
         return
     register_schemas()
 
-    mistakes: list[UserError] = []
+    mistakes: list[str] = []
+    composed = False
 
     def task(cfg: Any) -> None:
+        nonlocal composed
+        composed = True
         # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
         try:
             typed = to_typed(cfg)
             function(command)(typed)
         except UserError as error:
-            mistakes.append(error)
+            mistakes.append(one_line(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            mistakes.append(f"{error.filename}: {error.strerror}")
 
-    sys.argv = ["rad_lightning", *overrides]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+    # Hydra wants its switch before the settings; people write it where it comes to mind.
+    switches = [o for o in overrides if o in ("-m", "--multirun")]
+    settings = [o for o in overrides if o not in switches]
+    sys.argv = ["rad_lightning", *switches, *settings]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+    except ValueError as error:
+        if composed:
+            raise
+        raise UserError(f"{' '.join(settings)}: {error}") from error
     if mistakes:
-        raise mistakes[0]
+        more = f" (and {len(mistakes) - 1} more runs failed)" if len(mistakes) > 1 else ""
+        raise UserError(mistakes[0] + more)
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -140,6 +156,10 @@ def one_line(error: BaseException) -> str:
         return f"{'/'.join(choice[:-1])}={choice[-1]}: accepted are {options}"
     if found := re.search(r"(Value '.*?'.*?)\n\s+full_key: (\S+)", text, re.S):
         return f"{found.group(2)}: {' '.join(found.group(1).split())}"
+    if found := re.search(r"field '(\w+)' is not Optional", text):
+        return f"{full_key(text, found.group(1))} = null: a value is needed"
+    if found := re.search(r"(Invalid value assigned: .*?)\n", text):
+        return f"{full_key(text, 'setting')}: {found.group(1)}"
     return " ".join(text.split())
 
 

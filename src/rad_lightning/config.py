@@ -42,12 +42,12 @@ def setting(
 
 @dataclass
 class DataConfig:
-    """Which images, at which size, and how they are divided (method page, "Noise protocols")."""
+    """Which images, at which size, and how they are divided (docs/method.md, "Splits")."""
 
     name: str = setting(choices=("synthetic", "mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"))
     root: str | None = setting(None, numbers=False)
     category: str | None = setting(None)
-    size: list[int] = setting([256, 256], low=32)  # height, width
+    size: list[int] = setting([256, 256], low=32, high=4096)  # height, width
     fit: str = setting("stretch", choices=("stretch", "pad"))
     split: str = setting("group", choices=("group", "published"))
     split_seed: int | None = setting(None, low=0)  # None: the run's seed
@@ -62,6 +62,21 @@ class DataConfig:
     train_images: int = setting(48, low=2)
     test_normal_images: int = setting(24, low=1)
     test_images_per_defect: int = setting(8, low=1)
+
+    def check(self) -> None:
+        """Refuse a place that the chosen layout would not look at."""
+        readers = {
+            "root": ("mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"),
+            "csv": ("csv",),
+            "normal_dir": ("folder",),
+            "abnormal_dir": ("folder",),
+        }
+        for key, names in readers.items():
+            if getattr(self, key) is not None and self.name not in names:
+                raise UserError(
+                    f"data.{key} is not read by data={self.name}: accepted with "
+                    f"{', '.join(f'data={n}' for n in names)}"
+                )
 
 
 @dataclass
@@ -85,7 +100,7 @@ class HeadConfig:
     channels: int = setting(64, low=2)  # D: whitened principal components that the flow sees
     blocks: int = setting(8, low=1)
     hidden: int = setting(128, low=1)
-    clamp: float = setting(1.0, above=0.0)
+    clamp: float = setting(1.0, above=0.0, high=10.0)
     views: list[str] = setting(["identity"], choices=VIEWS)
     score: str = setting("nll", choices=("nll", "latent"))
     # patch
@@ -145,7 +160,7 @@ class EvaluationConfig:
 class TrainConfig:
     """Everything of one training run."""
 
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**32 - 1)
     output: str = setting("outputs/runs", numbers=False)
     resume: bool = setting(True, numbers=False)
     progress: bool = setting(True, numbers=False)
@@ -159,6 +174,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""
+        self.data.check()
         sides = self.data.size
         if len(sides) != 2:
             raise UserError(f"data.size = {sides}: accepted are two numbers, [height, width]")
@@ -190,7 +206,8 @@ class PrepareConfig:
     data: DataConfig = MISSING
 
     def check(self) -> None:
-        """Nothing beyond the single fields."""
+        """Raise ``UserError`` at combinations that no single field can see."""
+        self.data.check()
 
 
 def register_schemas() -> None:
@@ -261,7 +278,7 @@ def _describe(rules: Any) -> str:
     if rules.get("choices") is not None:
         return ", ".join(map(str, rules["choices"]))
     bounds = [
-        f"{sign} {rules[rule]:g}"
+        f"{sign} {rules[rule]:.12g}"
         for rule, sign in (("above", ">"), ("low", ">="), ("high", "<="))
         if rules.get(rule) is not None
     ]

@@ -116,7 +116,7 @@ def fit(
         # A bar cannot travel to spawned processes.
         callbacks: list[Callback] = [] if "spawn" in cfg.trainer.strategy else [StepBar(bar)]
         if len(held_out):
-            callbacks.append(KeepBest(*flat_samples(held_out), cfg.method.steps))
+            callbacks.append(KeepBest(*flat_samples(held_out), cfg.method.steps, cfg.seed))
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks)
         trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
@@ -141,7 +141,9 @@ def joined_log(earlier: str, later: str) -> str:
     rows: dict[int, dict[str, str]] = {}
     for text in (earlier, later):
         for row in csv.DictReader(text.splitlines()):
-            filled = {key: value for key, value in row.items() if value}
+            if not (row.get("step") or "").isdigit():
+                continue  # a line that a killed process left torn
+            filled = {key: value for key, value in row.items() if key and value}
             rows.setdefault(int(row["step"]), {}).update(filled)
     columns = ["epoch", "step", *dict.fromkeys(k for row in rows.values() for k in sorted(row))]
     buffer = StringIO()
@@ -173,7 +175,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
 
 

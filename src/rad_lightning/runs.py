@@ -9,12 +9,18 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from rad_lightning.errors import UserError
 
 RESULT = "result.json"
 SCHEMA_VERSION = 1
@@ -37,6 +43,33 @@ class RunDirectory:
     @property
     def done(self) -> bool:
         return (self.path / RESULT).is_file()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the directory for this process; another one gets a ``UserError``.
+
+        On further nodes of one training all processes share it: only the first one locks.
+        """
+        if int(os.environ.get("NODE_RANK", "0")):
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(f"{self.path}: another process is working on this very run") from None
+
+    def usable_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from; one that a crash left unreadable is removed."""
+        if not self.checkpoint.is_file():
+            return None
+        try:
+            torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception:  # garbage makes the unpickler raise almost anything
+            self.checkpoint.unlink()
+            return None
+        return self.checkpoint
 
     def restart(self) -> None:
         """Take the marks of an earlier run away, the mark of completion first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,29 @@ def train(cfg: TrainConfig) -> RunDirectory:
     device = pick_device(cfg.trainer.accelerator)
     inputs = featurise(cfg, device, progress)
     run = open_run(cfg, inputs)
+    with run.alone():
+        return train_in(run, cfg, inputs, device, progress)
+
+
+def train_in(
+    run: RunDirectory,
+    cfg: TrainConfig,
+    inputs: Featured,
+    device: torch.device,
+    progress: Progress,
+) -> RunDirectory:
+    """Everything after the features: fit, score, evaluate, write."""
+    if run.done or not cfg.resume:
+        run.restart()
+    run.write_text("config.yaml", to_yaml(cfg))
+    write_manifest(
+        run.path / "manifest.csv", inputs.data.table, inputs.data.roles, inputs.data.hashes
+    )
     with progress.stage("samples"):
         head, samples = whiten(cfg, inputs, device)
         held_out = held_out_images(inputs.data, cfg.method.holdout, cfg.seed)
     with progress.stage("training"):
-        checkpoint = run.checkpoint if cfg.resume and run.checkpoint.is_file() else None
+        checkpoint = run.usable_checkpoint()
         if checkpoint:
             progress.say(f"    resuming  {checkpoint}")
         fitted, unseen = samples[~held_out], samples[held_out]
@@ -66,9 +85,9 @@ def train(cfg: TrainConfig) -> RunDirectory:
         limit = threshold(scored.train, held_out, cfg.evaluation)
     with progress.stage("evaluation"):
         evaluation = evaluate(inputs.data, scored, limit, cfg.data, cfg.evaluation)
+    write_scores(run, inputs.data, scored, limit)
     with progress.stage("pictures"):
         pictures = draw(run.path, inputs.data, scored, limit, cfg.data, cfg.evaluation)
-    write_scores(run, inputs.data, scored, limit)
     result = summarise(cfg, run, inputs, scored, evaluation, limit, progress)
     run.write_result(result)
     print_summary(progress, result, run.path, pictures)
@@ -82,7 +101,7 @@ def pick_device(accelerator: str) -> torch.device:
 
 
 def featurise(cfg: TrainConfig, device: torch.device, progress: Progress) -> Featured:
-    """Read, split and hash the images, and get the features of those in use."""
+    """Read, split and hash the images, and get the features of all."""
     with progress.stage("data"):
         data = open_dataset(cfg.data, cfg.seed, Path(cfg.cache.dir))
     counts = ", ".join(f"{n} {role}" for role, n in sorted(data.counts().items()))
@@ -145,13 +164,9 @@ def open_run(cfg: TrainConfig, inputs: Featured) -> RunDirectory:
     numbers = number_fields(cfg)
     key = digest([numbers, inputs.data.identity(), inputs.backbone.fingerprint()])
     table = inputs.data.table
-    name = f"{table.name}-{table.category}-{cfg.head.name}-{cfg.method.name}-seed{cfg.seed}-{key}"
-    run = RunDirectory(Path(cfg.output) / name)
-    if run.done or not cfg.resume:
-        run.restart()
-    run.write_text("config.yaml", to_yaml(cfg))
-    write_manifest(run.path / "manifest.csv", table, inputs.data.roles, inputs.data.hashes)
-    return run
+    category = re.sub(r"[^\w.+-]+", "_", table.category)
+    name = f"{table.name}-{category}-{cfg.head.name}-{cfg.method.name}-seed{cfg.seed}-{key}"
+    return RunDirectory(Path(cfg.output) / name)
 
 
 def whiten(cfg: TrainConfig, inputs: Featured, device: torch.device) -> tuple[Head, Tensor]:

@@ -62,8 +62,18 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
         (["backbone.weights=missing.pt"], "backbone.weights = missing.pt: no such file"),
         (["backbone.out_indices=[1,9]"], "backbone.out_indices = [1, 9]"),
         (["head.channels=4000"], "head.channels = 4000"),
+        (["trainer.devices=foo"], "trainer: "),
+        (["seed=null"], "seed = null: a value is needed"),
+        (["head.views=identity"], "head.views: Invalid value assigned: str is not a"),
+        (["data=null"], "data=null: Config group override must be"),
+        (["data.root=photos"], "data.root is not read by data=synthetic: accepted with data=mvtec"),
+        (["method.lr=1e30"], "training diverged"),
+        (["backbone.name=vit_tiny_patch16_224"], "vit_tiny_patch16_224 cannot read images of 64"),
         (["trainer.accelerator=abacus"], "trainer: "),
-        (["prepare", "archive=none.zip", "data.root=new"], "archive none.zip is not a file"),
+        (
+            ["prepare", "archive=none.zip", "data=folder", "data.root=new"],
+            "archive none.zip is not a file",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -81,6 +91,23 @@ def test_an_empty_folder_is_one_line(
     (tmp_path / "empty").mkdir()
     assert cli("data=folder", "data.root=empty") == 2
     assert "empty" in one_error(capsys)
+
+
+def test_an_output_that_is_a_file_is_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert cli(*SMALL_SYNTHETIC, "output=taken") == 2
+    assert "taken" in one_error(capsys)
+
+
+def test_a_multirun_goes_on_after_a_failed_run_and_says_so(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*SMALL_SYNTHETIC, "-m", "head.channels=4000,5000,4") == 2
+    assert "head.channels = 4000" in (told := one_error(capsys))
+    assert "and 1 more runs failed" in told
+    assert len(list(Path("outputs/runs").glob("*/result.json"))) == 1
 
 
 def own_images(photos: Path, *more: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from rad_lightning import fit
@@ -103,6 +104,36 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(
     steps = [row["step"] for row in csv.DictReader((cut / "metrics.csv").open())]
     assert steps[0] == "0" and steps[-1] == "5"  # the part before the cut is still there
     assert steps == sorted(set(steps))
+
+
+def test_a_broken_checkpoint_and_a_broken_cache_entry_are_made_anew(cli: Cli) -> None:
+    assert cli(*SMALL_SYNTHETIC) == 0
+    run = only_run()
+    metrics = result_of(run)["metrics"]
+    (run / "result.json").unlink()
+    (run / "last.ckpt").write_bytes(b"torn")
+    entry = next(Path("outputs/cache/features").glob("*/*/*.npy"))
+    entry.write_bytes(entry.read_bytes()[:100])
+    assert cli(*SMALL_SYNTHETIC) == 0
+    assert result_of(run)["metrics"] == metrics
+    assert result_of(run)["features"]["computed"] == 1
+
+
+def test_a_run_in_use_is_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(*SMALL_SYNTHETIC) == 0
+    with FileLock(only_run() / ".lock"):
+        assert cli(*SMALL_SYNTHETIC) == 2
+    assert "another process is working on this very run" in capsys.readouterr().err
+
+
+def test_labels_are_part_of_what_a_run_is_named_after(cli: Cli, photos: Path) -> None:
+    names = [f"good/{i}.png" for i in range(6)] + [f"bad/{i}.png" for i in range(3)]
+    for table, marked in (("a", 3), ("b", 2)):
+        rows = [f"{n},{int(i >= 9 - marked)}" for i, n in enumerate(names)]
+        (photos / f"{table}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+        settings = ("data=csv", f"data.csv={photos / table}.csv", "backbone.weights=untrained")
+        assert cli(*settings, *SMALL, "data.test_fraction=0.4", "data.category=k") == 0
+    assert len(list(Path("outputs/runs").iterdir())) == 2
 
 
 def test_the_pooled_head_trains_and_has_no_pixel_metrics(cli: Cli) -> None:

@@ -58,7 +58,7 @@ def test_prepare_composes() -> None:
     [
         ("head.top_fraction=1.5", "head.top_fraction = 1.5: accepted are values > 0 and <= 1"),
         ("head.top_fraction=0", "head.top_fraction = 0.0: accepted are values > 0 and <= 1"),
-        ("seed=-1", "seed = -1: accepted are values >= 0"),
+        ("seed=-1", "seed = -1: accepted are values >= 0 and <= 4294967295"),
         ("data.fit=crop", "data.fit = 'crop': accepted are stretch, pad"),
         ("data.size=[256]", "data.size = [256]: accepted are two numbers, [height, width]"),
         ("head.views=[]", "head.views = []: accepted is at least one value"),
@@ -69,7 +69,7 @@ def test_prepare_composes() -> None:
             "backbone.out_indices = [2, 1]: accepted are rising numbers",
         ),
         ("method.lr=inf", "method.lr = inf: accepted are values > 0"),
-        ("data.size=[256,8]", "data.size = [256, 8]: accepted are values >= 32"),
+        ("data.size=[256,8]", "data.size = [256, 8]: accepted are values >= 32 and <= 4096"),
         (
             "head.views=[rot90]",
             "head.views has rot90 but data.size = [128, 96] is not square: "

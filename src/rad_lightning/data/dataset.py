@@ -41,10 +41,10 @@ class Dataset:
         roles = tuple(UNREADABLE if i in unreadable else r for i, r in enumerate(self.roles))
         return replace(self, roles=roles)
 
-    def identity(self) -> list[tuple[str, str, str]]:
-        """What the images and their roles are, wherever they lie: part of the run key."""
+    def identity(self) -> list[tuple[str, ...]]:
+        """All that a run takes from its data, wherever the files lie: part of the run key."""
         return sorted(
-            (s.path, h, r)
+            (s.path, h, r, str(s.label), s.defect_type, s.group, str(s.mask_path))
             for s, h, r in zip(self.table.samples, self.hashes, self.roles, strict=True)
         )
 

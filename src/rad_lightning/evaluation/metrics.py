@@ -18,11 +18,13 @@ from torchmetrics.classification import (
     BinaryPrecisionRecallCurve,
 )
 
+from rad_lightning.errors import UserError
+
 Metrics = dict[str, float]
 PRO_LIMIT = 0.3  # the false-positive rate up to which AUPRO integrates (Bergmann et al., IJCV 2021)
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(UserError):
     """A score is NaN or infinite: the model diverged, and no metric would mean anything."""
 
 
@@ -162,4 +164,6 @@ def per_defect_auroc(
 def _check_finite(scores: Tensor) -> None:
     bad = int((~torch.isfinite(scores)).sum())
     if bad:
-        raise NotFiniteError(f"{bad} of {scores.numel()} scores are not finite: training diverged")
+        raise NotFiniteError(
+            f"{bad} of {scores.numel()} scores are not finite: training diverged, lower method.lr"
+        )

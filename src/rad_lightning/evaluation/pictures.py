@@ -113,7 +113,7 @@ def overlay_sheet(path: Path, shown: Sequence[Shown], low: float, high: float) -
         row[2].imshow(blend(item.image, item.heat, low, high))
         if item.mask is not None and item.mask.any():
             row[2].contour(item.mask, levels=[0.5], colors="#39ff88", linewidths=1.0)
-        row[0].set_title(item.title, loc="left", fontsize=8, color=INK)
+        row[0].set_title(item.title, loc="left", fontsize=8, color=INK, parse_math=False)
         for axis in row:
             axis.set_axis_off()
     axes[0][1].set_title("anomaly map", fontsize=8, color=INK)
@@ -151,7 +151,7 @@ def score_histogram(
     last = f"; the last bar holds {cut} beyond it" if cut else ""
     axis.set_xlabel(f"image score (nats per dimension){last}")
     axis.set_ylabel("test images")
-    axis.set_title(title, loc="left", fontsize=9)
+    axis.set_title(title, loc="left", fontsize=9, parse_math=False)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
     _save(figure, path)

@@ -91,7 +91,7 @@ def compute_features(
     started, computed = progress.clock(), 0
 
     def missing() -> list[str]:
-        return [h for h in file_of if store is None or not _entry_path(store, h).is_file()]
+        return [h for h in file_of if store is None or not _is_whole(_entry_path(store, h))]
 
     if missing():
         backbone.to(device)
@@ -149,7 +149,13 @@ def _computed(
                 continue
             placed = [place(image, spec.size, spec.fit) for image in good.values()]
             batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
-            features = extract(backbone, batch.float().to(device), [p[1] for p in placed], spec)
+            try:
+                features = extract(backbone, batch.float().to(device), [p[1] for p in placed], spec)
+            except (AssertionError, RuntimeError) as error:
+                raise UserError(
+                    f"{backbone.name} cannot read images of {spec.size[0]} x {spec.size[1]} at "
+                    f"head.scales {list(spec.scales)}: {str(error).splitlines()[0]}"
+                ) from error
             for key, array in zip(good, features.numpy(), strict=True):
                 padding = np.isnan(array).all(axis=1, keepdims=True)
                 padding &= spec.form == "patch" and spec.fit == "pad"
@@ -172,6 +178,14 @@ def _open_store(cache_dir: Path, backbone: FrozenBackbone, spec: FeatureSpec) ->
 
 def _entry_path(store: Path, key: str) -> Path:
     return store / key[:2] / f"{key}.npy"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a readable entry is there; a broken disk or copy may have cut it."""
+    try:
+        return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4)
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _write_atomically(path: Path, array: np.ndarray) -> None:

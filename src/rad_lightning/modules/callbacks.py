@@ -10,9 +10,11 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rad_lightning.errors import UserError
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.progress import Bar
+from rad_lightning.randomness import stream_seed
 
 LOOKS = 20  # how often a training looks at its held-out images
 SAMPLES = 4096  # held-out samples of one look
@@ -35,11 +37,13 @@ class KeepBest(Callback):
     image and no label has a say.
     """
 
-    def __init__(self, samples: Tensor, positions: Tensor, steps: int) -> None:
-        stride = max(1, len(samples) // SAMPLES)
-        self.samples, self.positions = samples[::stride].float(), positions[::stride]
+    def __init__(self, samples: Tensor, positions: Tensor, steps: int, seed: int) -> None:
+        # Drawn, not strided: a stride in step with the grid would look at a few columns only.
+        generator = torch.Generator().manual_seed(stream_seed("looks", seed))
+        chosen = torch.randperm(len(samples), generator=generator)[:SAMPLES]
+        self.samples, self.positions = samples[chosen].float(), positions[chosen]
         self.every = max(1, steps // LOOKS)
-        self.best, self.params = math.inf, dict[str, Tensor]()
+        self.best, self.best_step, self.params = math.inf, 0, dict[str, Tensor]()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         step = trainer.global_step
@@ -48,10 +52,15 @@ class KeepBest(Callback):
         loss = trimmed_nll(
             module.head, self.samples.to(module.device), self.positions.to(module.device)
         )
+        if not math.isfinite(loss):
+            raise UserError(
+                f"training diverged at step {step}: the held-out NLL is {loss}; "
+                "lower method.lr or head.clamp"
+            )
         if trainer.logger:
             trainer.logger.log_metrics({"holdout/nll": loss}, step=step - 1)
         if loss < self.best:
-            self.best = loss
+            self.best, self.best_step = loss, step
             state = module.head.flow.state_dict()
             self.params = {k: v.detach().cpu().clone() for k, v in state.items()}
 
@@ -60,10 +69,11 @@ class KeepBest(Callback):
             module.head.flow.load_state_dict(self.params)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "params": self.params}
+        return {"best": self.best, "best_step": self.best_step, "params": self.params}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.params = state["best"], state["params"]
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.params = state["params"]
 
 
 class SaveLast(Callback):

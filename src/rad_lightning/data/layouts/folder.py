@@ -64,6 +64,12 @@ def read_folder(
         ]
     elif any(options) or _sides(root, *options):
         found = [(image, kind, "") for image, kind in _labelled(root, *options)]
+    elif len(split_tops) == len(SPLITS):
+        found = [
+            (image, "unlabelled", top.name.lower())
+            for top in split_tops
+            for image in images_below(top, frozenset({MASKS}))
+        ]
     else:
         found = [(image, "unlabelled", "") for image in images_below(root, frozenset({MASKS}))]
     masks = _mask_index(root)

@@ -46,15 +46,17 @@ def same_but_seed(result: dict[str, Any]) -> str:
 
 
 def main(folders: list[str]) -> None:
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    # By seed, so that a run counts once, also when its data changed and it was done again.
+    groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for folder in folders:
-        for path in sorted(Path(folder).glob("*/result.json")):
+        for path in sorted(Path(folder).glob("*/result.json"), key=lambda p: p.stat().st_mtime):
             result = json.loads(path.read_text())
-            groups[same_but_seed(result)].append(result)
+            groups[same_but_seed(result)][result["seed"]] = result
     header = ["data", "split", "head", "method", "backbone", "layers", "size", *SHOWN.values()]
     print(f"| {' | '.join([*header, 'seeds'])} |")
     print("|---" * (len(header) + 1) + "|")
-    for results in sorted(groups.values(), key=lambda g: configuration(g[0])):
+    tables = [list(by_seed.values()) for by_seed in groups.values()]
+    for results in sorted(tables, key=lambda g: configuration(g[0])):
         cells = []
         for key in SHOWN:
             values = [r["metrics"][key] for r in results if key in r["metrics"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,22 @@ def test_one_class_in_the_test_set_succeeds_and_says_what_is_absent(
     out = capsys.readouterr().out
     assert "no image AUROC, AP, F1: the test set has only normal images" in out
     assert "image AUROC  " not in out
+
+
+def test_a_dollar_in_a_file_name_is_only_a_dollar(cli: Cli, photos: Path) -> None:
+    for bad in sorted((photos / "bad").iterdir()):
+        bad.rename(bad.with_name(f"img_$1_$^{bad.name}"))
+    assert cli(*own_images(photos)) == 0
+
+
+def test_unlabelled_train_and_test_folders_are_kept_apart(cli: Cli, photos: Path) -> None:
+    (photos / "good").rename(photos / "train")
+    (photos / "bad").rename(photos / "test")
+    assert cli(*own_images(photos)) == 0
+    (manifest,) = Path("outputs/runs").glob("*/manifest.csv")
+    with manifest.open() as file:
+        roles = {(row["path"].split("/")[0], row["role"]) for row in csv.DictReader(file)}
+    assert roles == {("train", "train"), ("test", "test")}
 
 
 def test_unlabelled_images_are_scored_and_not_evaluated(

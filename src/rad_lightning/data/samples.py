@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +49,3 @@ class SampleTable:
 
     def absolute_mask(self, sample: Sample) -> Path | None:
         return None if sample.mask_path is None else self.root / sample.mask_path
-
-
-def count_by_split(samples: Iterable[Sample]) -> Counter[tuple[str, str]]:
-    """Counts keyed by ``(split, defect_type)``."""
-    return Counter((s.split, s.defect_type) for s in samples)

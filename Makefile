@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rad_lightning
+SWEEP ?= outputs/noise_sweep
 
-.PHONY: help setup demo test test-all lint sweep report bench clean
+.PHONY: help setup demo test lint sweep report kill bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,12 +36,14 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-sweep: $(VENV)/.run ## train the embedded categories with 3 seeds each, then print the table
-	$(RUN) +experiment=synthetic_clean
-	@$(MAKE) --no-print-directory report
+sweep: $(VENV)/.run ## the noise sweep on the embedded images, in a size for two cores (about 10 minutes)
+	$(RUN) +experiment=noise_sweep noise.ratio=0,0.3,0.5
 
-report: $(VENV)/.run ## a table over the finished runs: mean and interval over seeds
-	@$(BIN)/python experiments/summary.py $(wildcard outputs/*_clean) outputs/runs
+report: $(VENV)/.run ## its tables, plots and page again, from the result files
+	$(RUN) report sweep=$(SWEEP)
+
+kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
+	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
 
 bench: $(VENV)/.run ## the pipeline against what it cannot beat
 	$(BIN)/python benchmarks/pipeline.py

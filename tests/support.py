@@ -16,6 +16,7 @@ SMALL = (
     "head.hidden=16",
     "method.steps=6",
     "method.batch_size=64",
+    "logger=csv",  # W&B's service takes seconds to start
 )
 SMALL_SYNTHETIC = (
     "data.train_images=6",

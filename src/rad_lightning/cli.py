@@ -12,15 +12,18 @@ from importlib import import_module
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rad_lightning import launchers
 from rad_lightning.config import conf_dir, register_schemas, to_typed
-from rad_lightning.errors import UserError
+from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
-COMMANDS = ("train", "prepare")
-PLANNED = ("predict", "audit", "report")
+COMMANDS = ("train", "prepare", "report")
+PLANNED = ("predict", "audit")
 
 HELP = """\
 rad_lightning - anomaly detection for "normal" images that are not all normal
@@ -30,7 +33,8 @@ usage: python -m rad_lightning [command] [key=value ...]
 commands
   train     fit a detector and evaluate it (the default)
   prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
-  predict, audit, report   to come
+  report    tables, plots and a page from the results of a sweep
+  predict, audit   to come
 
 examples
   python -m rad_lightning                                   the embedded synthetic images
@@ -38,10 +42,15 @@ examples
   python -m rad_lightning data=mvtec data.root=DIR data.category=screw
   python -m rad_lightning data=folder data.root=DIR         DIR/good and DIR/bad
   python -m rad_lightning prepare data=ksdd2 data.root=DIR
+  python -m rad_lightning +experiment=noise_sweep           noise x categories x methods x seeds
+  python -m rad_lightning -m noise=replace noise.ratio=0,0.3 seed=0,1,2
+  python -m rad_lightning report sweep=outputs/noise_sweep
 
 settings
   data=synthetic|mvtec|ksdd2|ksdd|mtd|folder|csv    head=patch|pooled
+  noise=none|replace|add|pool_fraction|manifest     method=plain|oracle_clean
   backbone=resnet18|wide_resnet50|demo              trainer=default|cpu|gpu|ddp
+  hydra/launcher=basic|joblib|ray|slurm             logger=wandb|csv
   backbone.weights=FILE      local weights, no network needed
   --cfg job                  print the whole configuration and stop
   --hydra-help               the options of Hydra itself
@@ -49,7 +58,11 @@ settings
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command. Exit codes: 0 done, 2 wrong input (one line on stderr), 130 interrupted."""
+    """Run one command.
+
+    Exit codes: 0 done, 1 cells of a sweep failed, 2 wrong input (both one line on stderr), 130
+    interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with hydra_errors_raised():
@@ -59,6 +72,9 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except CellsFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
         sys.exit(130)
@@ -85,6 +101,7 @@ def dispatch(arguments: list[str]) -> None:
         print(HELP, end="")
         return
     register_schemas()
+    launchers.check_asked(overrides)
 
     mistakes: list[str] = []
     composed = False
@@ -92,10 +109,13 @@ def dispatch(arguments: list[str]) -> None:
     def task(cfg: Any) -> None:
         nonlocal composed
         composed = True
+        if command == "train" and in_sweep():
+            launchers.prepare_process()
+            function("sweep.cells", "run_cell")(to_typed(cfg))
+            return
         # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
         try:
-            typed = to_typed(cfg)
-            function(command)(typed)
+            function(command, command)(to_typed(cfg))
         except UserError as error:
             mistakes.append(one_line(error))
         except OSError as error:
@@ -110,7 +130,7 @@ def dispatch(arguments: list[str]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
     except ValueError as error:
-        if composed:
+        if composed or isinstance(error, UserError):
             raise
         raise UserError(f"{' '.join(settings)}: {error}") from error
     if mistakes:
@@ -134,9 +154,14 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     return name, rest
 
 
-def function(command: str) -> Callable[[Any], None]:
+def in_sweep() -> bool:
+    """Whether the running Hydra job is a cell of a multirun: only those have a number."""
+    return not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
+def function(module: str, name: str) -> Callable[[Any], None]:
     """Imported late: torch and Lightning take seconds that ``--help`` need not wait for."""
-    run: Callable[[Any], None] = getattr(import_module(f"rad_lightning.{command}"), command)
+    run: Callable[[Any], None] = getattr(import_module(f"rad_lightning.{module}"), name)
     return run
 
 
@@ -148,6 +173,9 @@ def one_line(error: BaseException) -> str:
     if found := re.search(r"Key '([^']+)' not in '(\w+)'", text):
         key, schema = found.groups()
         return f"unknown key {full_key(text, key)!r}{suggestion(key, schema)}"
+    named = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)
+    if named and (lack := launchers.lacking(named.group(1))):
+        return lack
     if found := re.search(
         r"Could not find '([^']+)'.*?Available options in '[^']+':\s*(.*?)\n\w", text + "\nX", re.S
     ):

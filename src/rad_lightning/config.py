@@ -52,7 +52,7 @@ class DataConfig:
     split: str = setting("group", choices=("group", "published"))
     split_seed: int | None = setting(None, low=0)  # None: the run's seed
     test_fraction: float = setting(0.2, above=0.0, high=0.9)
-    pool_fraction: float = setting(0.0, low=0.0, high=0.9)
+    pool_fraction: float | None = setting(None, low=0.0, high=0.9)  # None: what the noise needs
     pool_normals: str = setting("drop", choices=("drop", "train"))
     on_bad_image: str = setting("error", choices=("error", "skip"))
     csv: str | None = setting(None, numbers=False)
@@ -77,6 +77,56 @@ class DataConfig:
                     f"data.{key} is not read by data={self.name}: accepted with "
                     f"{', '.join(f'data={n}' for n in names)}"
                 )
+
+
+@dataclass
+class NoiseConfig:
+    """Which anomalous images are put among the training images (docs/method.md, "Label noise").
+
+    ``ratio`` is a share of: the training images (``replace``), the normal training images
+    (``add``), all anomalous images of the dataset (``pool_fraction``).
+    """
+
+    mode: str = setting("none", choices=("none", "replace", "add", "pool_fraction", "manifest"))
+    ratio: float = setting(0.0, low=0.0, high=1.0)
+    max_ratio: float = setting(0.5, above=0.0, high=0.9)  # replace: sizes the training set
+    train_images: int | None = setting(None, low=2)  # replace: None, the most that max_ratio allows
+    source: str = setting("real", choices=("real", "synthetic"))
+    stratify: bool = setting(True)
+    clustered: bool = setting(False)
+    defect_type: str | None = setting(None)  # clustered: which one; None, the most frequent
+    overlap: bool = setting(False)
+    seed: int | None = setting(None, low=0)  # None: the run's seed
+    # Its content is in the run key by way of the images and roles that it gives.
+    manifest: str | None = setting(None, numbers=False)
+
+    @property
+    def reserves_pool(self) -> bool:
+        """Whether anomalies must be set aside before the test set is frozen."""
+        drawn = self.mode in ("replace", "add", "pool_fraction")
+        return drawn and self.source == "real" and not self.overlap
+
+    def check(self) -> None:
+        """Refuse settings that would do nothing, or that contradict each other."""
+        if self.mode in ("none", "manifest") and self.ratio:
+            raise UserError(
+                f"noise.ratio = {self.ratio:g} does nothing with noise={self.mode}: accepted with "
+                "noise=replace, noise=add, noise=pool_fraction"
+            )
+        if (self.mode == "manifest") != (self.manifest is not None):
+            raise UserError("noise=manifest and noise.manifest=FILE need each other")
+        if self.mode == "replace" and self.ratio > self.max_ratio:
+            raise UserError(
+                f"noise.ratio = {self.ratio:g}: the largest feasible one is noise.max_ratio = "
+                f"{self.max_ratio:g}; raising that makes the training set of every level smaller"
+            )
+        if self.train_images is not None and self.mode != "replace":
+            raise UserError(f"noise.train_images is not read by noise={self.mode}: use replace")
+        if self.defect_type is not None and not self.clustered:
+            raise UserError("noise.defect_type is read with noise.clustered=true only")
+        if self.source == "synthetic" and (self.overlap or self.mode == "pool_fraction"):
+            named = "noise.overlap=true" if self.overlap else "noise=pool_fraction"
+            raise UserError(f"{named} needs real anomalies: it cannot go with source=synthetic")
 
 
 @dataclass
@@ -113,9 +163,14 @@ class HeadConfig:
 
 @dataclass
 class MethodConfig:
-    """How the flow is fitted. ``plain``: maximum likelihood on all training samples."""
+    """How the flow is fitted.
 
-    name: str = setting("plain", choices=("plain",))
+    ``plain``: maximum likelihood on all training images, the lower end of every comparison.
+    ``oracle_clean``: the same without the injected images, which only the experimenter can know:
+    the upper end.
+    """
+
+    name: str = setting("plain", choices=("plain", "oracle_clean"))
     steps: int = setting(300, low=1)
     batch_size: int = setting(1024, low=1)
     lr: float = setting(2e-3, above=0.0)
@@ -138,6 +193,19 @@ class TrainerConfig:
 
 
 @dataclass
+class LoggerConfig:
+    """Where curves and metrics go beside the run's own files. ``wandb``: into a Weights & Biases
+    run in the run directory, which leaves the machine only with ``mode=online``."""
+
+    name: str = setting("wandb", choices=("wandb", "csv"), numbers=False)
+    mode: str = setting("offline", choices=("offline", "online"), numbers=False)
+    project: str = setting("rad_lightning", numbers=False)
+    entity: str | None = setting(None, numbers=False)
+    group: str | None = setting(None, numbers=False)  # None: the name of the output folder
+    tags: list[str] = setting(["rad_lightning"], numbers=False)
+
+
+@dataclass
 class CacheConfig:
     """Features on disk. ``dir`` is shared by all runs; ``enabled=false`` computes in memory."""
 
@@ -153,7 +221,11 @@ class EvaluationConfig:
     quantile: float = setting(0.95, above=0.0, high=1.0)
     robust_z: float = setting(3.0, above=0.0)
     pixel: bool = setting(True)
+    # Training images scored beside the held-out ones; None: all. Scoring all can take as long as
+    # scoring the test set, which a sweep pays for in every cell.
+    train_images: int | None = setting(None, low=0)
     pictures: int = setting(3, low=0, numbers=False)  # of the best, median and worst images each
+    worst: int = setting(4, low=0, numbers=False)  # thumbnails of the worst images, for reports
 
 
 @dataclass
@@ -165,16 +237,21 @@ class TrainConfig:
     resume: bool = setting(True, numbers=False)
     progress: bool = setting(True, numbers=False)
     data: DataConfig = MISSING
+    noise: NoiseConfig = MISSING
     backbone: BackboneConfig = MISSING
     head: HeadConfig = MISSING
     method: MethodConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    # Published figures to show beside a sweep's own: {name: {noise ratio: percent}}.
+    claims: dict[str, dict[str, float]] = field(default_factory=dict, metadata={"numbers": False})
 
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""
         self.data.check()
+        self.noise.check()
         sides = self.data.size
         if len(sides) != 2:
             raise UserError(f"data.size = {sides}: accepted are two numbers, [height, width]")
@@ -196,6 +273,19 @@ class TrainConfig:
 
 
 @dataclass
+class ReportConfig:
+    """Tables, plots and the page of a sweep, from the result files in its folder."""
+
+    sweep: str = MISSING
+    metric: str = "image_auroc"
+    output: str | None = None  # None: the folder report/ in the sweep's
+    progress: bool = True
+
+    def check(self) -> None:
+        """Nothing to compare: the folder is looked at when it is read."""
+
+
+@dataclass
 class PrepareConfig:
     """Look at a dataset before training on it; unpack it first when ``archive`` is given."""
 
@@ -210,17 +300,30 @@ class PrepareConfig:
         self.data.check()
 
 
+@dataclass
+class PlannedSweeperConfig:
+    """Hydra's node for our sweeper: the settings of its basic one."""
+
+    _target_: str = "hydra_plugins.rad_lightning_sweeper.PlannedSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
 def register_schemas() -> None:
     """Tell Hydra the types, so that unknown keys and wrong types fail while composing."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
+    store.store(name="report_schema", node=ReportConfig)
+    store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
     for group, node in (
         ("data", DataConfig),
+        ("noise", NoiseConfig),
         ("backbone", BackboneConfig),
         ("head", HeadConfig),
         ("method", MethodConfig),
         ("trainer", TrainerConfig),
+        ("logger", LoggerConfig),
     ):
         store.store(group=group, name="schema", node=node)
 

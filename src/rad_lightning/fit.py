@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -27,8 +28,9 @@ from rad_lightning.modules.plain import PlainFlow
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import write_text
+from rad_lightning.tracking.wandb import log_curves
 
-WHITENING_SAMPLES = 100_000
+WHITENING_SAMPLES = 32_768
 CHUNK = 16  # images held as float32 at once
 
 
@@ -61,10 +63,10 @@ def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) 
     per_image = math.ceil(WHITENING_SAMPLES / len(rows))
     drawn = []
     for row in rows:
-        positions = features.read([row])[0].permute(0, 2, 3, 1).flatten(0, 2)  # (V * L, C)
-        positions = positions[~positions[:, 0].isnan()]
-        chosen = torch.randperm(len(positions), generator=generator)[:per_image]
-        drawn.append(positions[chosen])
+        maps = features.read([row])[0].flatten(2)  # (V, C, L)
+        view, at = (~maps[:, 0].isnan()).nonzero(as_tuple=True)
+        chosen = torch.randperm(len(at), generator=generator)[:per_image]
+        drawn.append(maps.transpose(1, 2)[view[chosen], at[chosen]])
     samples = torch.cat(drawn)
     if len(samples) <= head.spec.channels:
         raise UserError(
@@ -95,6 +97,7 @@ def fit(
     run: Path,
     checkpoint: Path | None,
     progress: Progress,
+    wandb: WandbLogger | None = None,
 ) -> Trainer:
     """Train ``head.flow`` in place on ``(N, V, L, D)`` samples.
 
@@ -102,6 +105,7 @@ def fit(
         held_out: ``(n, V, L, D)`` samples of training images that the flow must not see; they
             choose the step whose parameters are kept. Empty: the last step's are.
         checkpoint: of an interrupted training, to go on from.
+        wandb: gets the curves beside ``metrics.csv``.
     """
     module = PlainFlow(head, cfg.method)
     batches = SampleDataModule(
@@ -112,16 +116,22 @@ def fit(
     )
     log = run / "metrics.csv"
     earlier = log.read_text() if checkpoint and log.is_file() else ""
+    spawned = "spawn" in cfg.trainer.strategy
+    live = None if spawned else wandb  # a run cannot be written from several processes
+    if live and earlier:
+        log_curves(live, log)
     with quiet_lightning(), progress.bar("training", cfg.method.steps) as bar:
         # A bar cannot travel to spawned processes.
-        callbacks: list[Callback] = [] if "spawn" in cfg.trainer.strategy else [StepBar(bar)]
+        callbacks: list[Callback] = [] if spawned else [StepBar(bar)]
         if len(held_out):
             callbacks.append(KeepBest(*flat_samples(held_out), cfg.method.steps, cfg.seed))
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
-        trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks)
+        trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
         trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
+        if wandb and spawned:
+            log_curves(wandb, log)
     return trainer
 
 
@@ -154,9 +164,14 @@ def joined_log(earlier: str, later: str) -> str:
 
 
 def build_trainer(
-    cfg: TrainerConfig, method: MethodConfig, run: Path, callbacks: Sequence[Callback]
+    cfg: TrainerConfig,
+    method: MethodConfig,
+    run: Path,
+    callbacks: Sequence[Callback],
+    wandb: WandbLogger | None = None,
 ) -> Trainer:
     """A Lightning trainer that logs ``metrics.csv`` into ``run``."""
+    loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=10)]
     try:
         return Trainer(
             accelerator=cfg.accelerator,
@@ -166,8 +181,10 @@ def build_trainer(
             precision=cfg.precision,
             max_steps=method.steps,
             gradient_clip_val=method.grad_clip or None,
-            logger=CSVLogger(run, name="", version="", flush_logs_every_n_steps=10),
+            logger=[*loggers, wandb] if wandb else loggers,
             callbacks=list(callbacks),
+            # Not Slurm's: a job of one task may spawn its processes itself.
+            plugins=[LightningEnvironment()] if "spawn" in cfg.strategy else None,
             log_every_n_steps=max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from rad_lightning.config import DataConfig, PrepareConfig, digest
+from rad_lightning.config import DataConfig, NoiseConfig, PrepareConfig, digest
 from rad_lightning.data.archive import unpack
 from rad_lightning.data.dataset import Dataset, open_dataset
 from rad_lightning.data.images import load_image, load_mask
@@ -39,7 +39,7 @@ def prepare(cfg: PrepareConfig) -> list[Dataset]:
         progress.say(f"unpacked  {unpack(Path(cfg.archive), Path(cfg.data.root))}")
     found = []
     for data in _every_category(cfg.data):
-        dataset = open_dataset(data, cfg.seed, Path(cfg.cache.dir))
+        dataset = open_dataset(data, NoiseConfig(), cfg.seed, Path(cfg.cache.dir))
         _report(dataset, progress)
         found.append(dataset)
     return found
@@ -137,12 +137,12 @@ def _identical(data: Dataset) -> list[str]:
 
 def _near(data: Dataset, hashes: Sequence[np.ndarray | None]) -> list[str]:
     """A line per test image whose difference hash nearly equals that of a training image."""
-    train = [(i, h) for i in data.rows(Roles.TRAIN) if (h := hashes[i]) is not None]
+    train = [(i, h) for i in data.rows(*Roles.TRAINED) if (h := hashes[i]) is not None]
     if not train:
         return []
     known = np.stack([h for _, h in train])
     lines = []
-    for i in data.rows(Roles.TEST):
+    for i in data.rows(*Roles.TESTED):
         if (mine := hashes[i]) is None:
             continue
         bits = np.bitwise_count(known ^ mine).sum(1)

@@ -69,6 +69,7 @@ class Progress:
         self.live = self.console.is_terminal and not quiet
         self.seconds: dict[str, float] = {}
         self.clock = time.perf_counter
+        self.started = self.clock()
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
@@ -84,3 +85,12 @@ class Progress:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - started
+
+
+def duration(seconds: float) -> str:
+    """``75 -> "1 min 15 s"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

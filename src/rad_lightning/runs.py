@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from rad_lightning.errors import UserError
+from rad_lightning.errors import BusyError
 
 RESULT = "result.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REPORTED_PACKAGES = (
     "rad-lightning", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics",
     "hydra-core", "omegaconf", "normflows", "numpy", "scipy", "pillow",
@@ -46,7 +46,7 @@ class RunDirectory:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the directory for this process; another one gets a ``UserError``.
+        """Hold the directory for this process; another one gets a ``BusyError``.
 
         On further nodes of one training all processes share it: only the first one locks.
         """
@@ -58,7 +58,7 @@ class RunDirectory:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout:
-            raise UserError(f"{self.path}: another process is working on this very run") from None
+            raise BusyError(f"{self.path}: another process is working on this very run") from None
 
     def usable_checkpoint(self) -> Path | None:
         """The checkpoint to go on from; one that a crash left unreadable is removed."""

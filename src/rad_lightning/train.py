@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from rad_lightning.config import TrainConfig, digest, number_fields, to_yaml
-from rad_lightning.data.dataset import Dataset, open_dataset
+from rad_lightning.data.dataset import Dataset, Tables, open_dataset
 from rad_lightning.data.splits import Roles, write_manifest
 from rad_lightning.errors import UserError
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, evaluate, score
-from rad_lightning.evaluation.pictures import draw
+from rad_lightning.evaluation.pictures import draw, draw_worst
 from rad_lightning.evaluation.summary import print_summary
 from rad_lightning.evaluation.thresholds import threshold
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
@@ -26,69 +27,137 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
+from rad_lightning.tracking.wandb import log_result, wandb_run
 
 FEWEST_HELD_OUT = 5
+NOTHING_HELD_OUT = (
+    "no training image was held out (all show one physical part): "
+    "the threshold comes from images that the flow knows, and is too low"
+)
+
+
+@dataclass
+class Shared:
+    """What the cells of a sweep in one process need not read or build twice."""
+
+    tables: Tables = field(default_factory=lambda: Tables({}))
+    backbones: dict[tuple[object, ...], FrozenBackbone] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Featured:
-    """The images of a run with their features."""
+class Cell:
+    """One training, known before any of its work is done."""
 
+    cfg: TrainConfig
     data: Dataset
     backbone: FrozenBackbone
-    features: FeatureSet
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run's directory, named after what changes its numbers: settings, images, weights."""
+        cfg, table = self.cfg, self.data.table
+        key = digest([number_fields(cfg), self.data.identity(), self.backbone.fingerprint()])
+        category = re.sub(r"[^\w.+-]+", "_", table.category)
+        parts = [table.name, category, cfg.head.name, cfg.method.name]
+        if cfg.noise.mode != "none":
+            parts.append(cfg.noise.mode + (f"{cfg.noise.ratio:g}" if cfg.noise.ratio else ""))
+        return RunDirectory(Path(cfg.output) / "-".join([*parts, f"seed{cfg.seed}", key]))
+
+    def facts(self) -> dict[str, Any]:
+        """What a table or a dashboard sorts by."""
+        return {
+            "dataset": self.data.table.name,
+            "category": self.data.table.category,
+            "backbone": self.backbone.description,
+            "head": self.cfg.head.name,
+            "method": self.cfg.method.name,
+            "seed": self.cfg.seed,
+            "noise": self.data.contamination.as_dict(),
+        }
 
 
-def train(cfg: TrainConfig) -> RunDirectory:
+def open_cell(cfg: TrainConfig, shared: Shared | None = None) -> Cell:
+    """Read, hash, split and contaminate the images; load the backbone.
+
+    Raises:
+        UserError: whatever is wrong with the data, the noise or the weights.
+    """
+    shared = shared or Shared()
+    data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir), shared.tables)
+    key = (cfg.backbone.name, tuple(cfg.backbone.out_indices), chosen_weights(cfg))
+    if key not in shared.backbones:
+        shared.backbones[key] = FrozenBackbone(cfg.backbone.name, key[1], key[2])
+    return Cell(cfg, data, shared.backbones[key])
+
+
+def train(cfg: TrainConfig, shared: Shared | None = None) -> RunDirectory:
     """Fit one detector, evaluate it, and write everything about it into its run directory.
 
     Raises:
         UserError: whatever is wrong with the data, the weights or the settings.
     """
     progress = Progress(quiet=not cfg.progress)
+    if chosen_weights(cfg) == HUB:
+        progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
+    with progress.stage("data"):
+        cell = open_cell(cfg, shared)
+    with cell.run.alone():
+        return train_cell(cell, progress)
+
+
+def train_cell(cell: Cell, progress: Progress) -> RunDirectory:
+    """Features, fit, scores, evaluation: all files of a run, ``result.json`` last."""
+    cfg, run = cell.cfg, cell.run
     device = pick_device(cfg.trainer.accelerator)
-    inputs = featurise(cfg, device, progress)
-    run = open_run(cfg, inputs)
-    with run.alone():
-        return train_in(run, cfg, inputs, device, progress)
-
-
-def train_in(
-    run: RunDirectory,
-    cfg: TrainConfig,
-    inputs: Featured,
-    device: torch.device,
-    progress: Progress,
-) -> RunDirectory:
-    """Everything after the features: fit, score, evaluate, write."""
     if run.done or not cfg.resume:
         run.restart()
-    run.write_text("config.yaml", to_yaml(cfg))
-    write_manifest(
-        run.path / "manifest.csv", inputs.data.table, inputs.data.roles, inputs.data.hashes
-    )
-    with progress.stage("samples"):
-        head, samples = whiten(cfg, inputs, device)
-        held_out = held_out_images(inputs.data, cfg.method.holdout, cfg.seed)
-    with progress.stage("training"):
-        checkpoint = run.usable_checkpoint()
-        if checkpoint:
-            progress.say(f"    resuming  {checkpoint}")
-        fitted, unseen = samples[~held_out], samples[held_out]
-        trainer = fit(head, fitted, unseen, cfg, run.path, checkpoint, progress)
-    if not trainer.is_global_zero:  # a further node of a multi-node training
-        return run
-    with progress.stage("scoring"):
-        head.to(device)
-        test = embed(head, inputs.features, inputs.data.rows(Roles.TEST))
-        scored = Scored(*score(head, samples), held_out, *score(head, test))
-        limit = threshold(scored.train, held_out, cfg.evaluation)
-    with progress.stage("evaluation"):
-        evaluation = evaluate(inputs.data, scored, limit, cfg.data, cfg.evaluation)
-    write_scores(run, inputs.data, scored, limit)
-    with progress.stage("pictures"):
-        pictures = draw(run.path, inputs.data, scored, limit, cfg.data, cfg.evaluation)
-    result = summarise(cfg, run, inputs, scored, evaluation, limit, progress)
+    with progress.stage("tracking"):
+        tracking = ExitStack()
+        logger = tracking.enter_context(wandb_run(cfg, run, cell.facts()))
+    with tracking:
+        data, features = featurise(cell, device, progress)
+        run.write_text("config.yaml", to_yaml(cfg))
+        write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes)
+        with progress.stage("samples"):
+            usable = usable_images(data, cfg.method.name)
+            head, samples = whiten(cfg, data, features, usable, device)
+            held_out = held_out_images(data, usable, cfg.method.holdout, cfg.seed)
+        with progress.stage("training"):
+            checkpoint = run.usable_checkpoint()
+            if checkpoint:
+                progress.say(f"    resuming  {checkpoint}")
+            fitted, unseen = samples[usable & ~held_out], samples[held_out]
+            trainer = fit(head, fitted, unseen, cfg, run.path, checkpoint, progress, logger)
+        if not trainer.is_global_zero:  # a further node of a multi-node training
+            return run
+        with progress.stage("scoring"):
+            head.to(device)
+            test = embed(head, features, data.rows(*Roles.TESTED))
+            seen = scored_images(held_out, cfg.evaluation.train_images, cfg.seed)
+            rows = [r for r, s in zip(data.rows(*Roles.TRAINED), seen, strict=True) if s]
+            scored = Scored(
+                *score(head, samples[seen]),
+                tuple(rows),
+                held_out[seen],
+                usable[seen],
+                *score(head, test),
+            )
+            limit = threshold(
+                scored.train[scored.usable], scored.held_out[scored.usable], cfg.evaluation
+            )
+        with progress.stage("evaluation"):
+            evaluation = evaluate(data, scored, limit, cfg.data, cfg.evaluation)
+        write_scores(run, data, scored, limit)
+        with progress.stage("pictures"):
+            pictures = draw(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+            worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+        result = summarise(cell, data, features, evaluation, limit, progress)
+        result |= {"worst": worst, "held_out": int(held_out.sum())}
+        if cfg.method.holdout and not held_out.any():
+            result["notes"].append(NOTHING_HELD_OUT)
+        if logger:
+            log_result(logger, run, result)
+    result["wall_seconds"] = round(progress.clock() - progress.started, 3)
     run.write_result(result)
     print_summary(progress, result, run.path, pictures)
     return run
@@ -100,24 +169,20 @@ def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if gpu else "cpu")
 
 
-def featurise(cfg: TrainConfig, device: torch.device, progress: Progress) -> Featured:
-    """Read, split and hash the images, and get the features of all."""
-    with progress.stage("data"):
-        data = open_dataset(cfg.data, cfg.seed, Path(cfg.cache.dir))
+def featurise(cell: Cell, device: torch.device, progress: Progress) -> tuple[Dataset, FeatureSet]:
+    """The features of all images, and the dataset without those that cannot be read."""
+    cfg, data = cell.cfg, cell.data
     counts = ", ".join(f"{n} {role}" for role, n in sorted(data.counts().items()))
     progress.say(f"        data  {data.table.name}/{data.table.category}: {counts}")
+    progress.say(f"       noise  {data.contamination}")
     for note in data.table.notes:
         progress.say(f"        note  {note}")
     with progress.stage("features"):
-        weights = chosen_weights(cfg)
-        if weights == HUB:
-            progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
-        backbone = FrozenBackbone(cfg.backbone.name, tuple(cfg.backbone.out_indices), weights)
-        progress.say(f"    backbone  {backbone.description}")
+        progress.say(f"    backbone  {cell.backbone.description}")
         features = compute_features(
             data.paths(),
             data.hashes,
-            backbone,
+            cell.backbone,
             feature_spec(cfg),
             cache_dir=Path(cfg.cache.dir) if cfg.cache.enabled else None,
             batch_size=cfg.backbone.batch_size,
@@ -133,9 +198,9 @@ def featurise(cfg: TrainConfig, device: torch.device, progress: Progress) -> Fea
         for line in features.unreadable.values():
             progress.say(f"     skipped  {line}")
         data = data.without(set(features.unreadable))
-        if not data.rows(Roles.TRAIN):
+        if not data.rows(*Roles.TRAINED):
             raise UserError(f"{data.table.root}: no readable training image is left")
-    return Featured(data, backbone, features)
+    return data, features
 
 
 def chosen_weights(cfg: TrainConfig) -> str:
@@ -159,92 +224,97 @@ def feature_spec(cfg: TrainConfig) -> FeatureSpec:
     )
 
 
-def open_run(cfg: TrainConfig, inputs: Featured) -> RunDirectory:
-    """The run's directory, named after what changes its numbers: settings, images, weights."""
-    numbers = number_fields(cfg)
-    key = digest([numbers, inputs.data.identity(), inputs.backbone.fingerprint()])
-    table = inputs.data.table
-    category = re.sub(r"[^\w.+-]+", "_", table.category)
-    name = f"{table.name}-{category}-{cfg.head.name}-{cfg.method.name}-seed{cfg.seed}-{key}"
-    return RunDirectory(Path(cfg.output) / name)
+def usable_images(data: Dataset, method: str) -> Tensor:
+    """``(n_train,)`` bool: the training images that ``method`` may learn anything from."""
+    clean = [data.roles[row] == Roles.TRAIN for row in data.rows(*Roles.TRAINED)]
+    return torch.tensor(clean) if method == "oracle_clean" else torch.ones(len(clean)).bool()
 
 
-def whiten(cfg: TrainConfig, inputs: Featured, device: torch.device) -> tuple[Head, Tensor]:
+def whiten(
+    cfg: TrainConfig, data: Dataset, features: FeatureSet, usable: Tensor, device: torch.device
+) -> tuple[Head, Tensor]:
     """The head with its channel reduction fitted, and the training samples ``(n, V, L, D)``."""
-    rows = inputs.data.rows(Roles.TRAIN)
-    head = build_head(cfg.head, inputs.features.shape(), cfg.seed).to(device)
-    fit_whitening(head, inputs.features, rows, cfg.seed)
-    return head, embed(head, inputs.features, rows)
+    rows = data.rows(*Roles.TRAINED)
+    head = build_head(cfg.head, features.shape(), cfg.seed).to(device)
+    fit_whitening(head, features, [r for r, u in zip(rows, usable, strict=True) if u], cfg.seed)
+    return head, embed(head, features, rows)
 
 
-def held_out_images(data: Dataset, fraction: float, seed: int) -> Tensor:
-    """``(n_train,)`` bool: training images kept from the flow, whole physical parts at a time.
+def held_out_images(data: Dataset, usable: Tensor, fraction: float, seed: int) -> Tensor:
+    """``(n_train,)`` bool: usable images kept from the flow, whole physical parts at a time.
 
     They choose the step to keep and calibrate the threshold. At least ``FEWEST_HELD_OUT`` where
-    there are twice as many; none of a single part, which has no unseen images.
+    there are twice as many; none of a single part, which has no unseen images. Methods that use
+    other images of the same training set draw the parts in the same order.
     """
-    groups = [s.group for s in data.samples(Roles.TRAIN)]
+    groups = [s.group for s in data.samples(*Roles.TRAINED)]
     held = torch.zeros(len(groups), dtype=torch.bool)
     names = sorted(set(groups))
-    if not fraction or len(names) < 2:
-        return held
-    wanted = max(fraction * len(groups), min(FEWEST_HELD_OUT, len(groups) // 2))
     generator = torch.Generator().manual_seed(stream_seed("holdout", seed))
-    for index in torch.randperm(len(names), generator=generator)[:-1].tolist():
+    order = [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+    eligible = {g for g, use in zip(groups, usable.tolist(), strict=True) if use}
+    order = [name for name in order if name in eligible]
+    if not fraction or len(order) < 2:
+        return held
+    count = int(usable.sum())
+    wanted = max(fraction * count, min(FEWEST_HELD_OUT, count // 2))
+    for name in order[:-1]:
         if held.sum() >= wanted:
             break
-        held |= torch.tensor([g == names[index] for g in groups])
+        held |= torch.tensor([g == name for g in groups]) & usable
     return held
 
 
+def scored_images(held_out: Tensor, count: int | None, seed: int) -> Tensor:
+    """``(n_train,)`` bool: the held-out images and ``count`` others, all without a count."""
+    if count is None:
+        return torch.ones_like(held_out)
+    generator = torch.Generator().manual_seed(stream_seed("scored", seed))
+    others = [i for i in torch.randperm(len(held_out), generator=generator) if not held_out[i]]
+    seen = held_out.clone()
+    seen[torch.tensor(others[:count], dtype=torch.long)] = True
+    return seen
+
+
 def write_scores(run: RunDirectory, data: Dataset, scored: Scored, limit: float) -> None:
-    """``scores.csv``: every test image, then every training image."""
-    never = torch.zeros(len(scored.test), dtype=torch.bool)
-    parts = ((Roles.TEST, scored.test, never), (Roles.TRAIN, scored.train, scored.held_out))
+    """``scores.csv``: every test image, then the scored training images with their roles."""
     rows = [
-        (role, s.path, s.label, s.defect_type, repr(value), int(value > limit), int(held))
-        for role, scores, held_out in parts
-        for s, value, held in zip(data.samples(role), scores.tolist(), held_out, strict=True)
+        (Roles.TEST, s.path, s.label, s.defect_type, repr(value), int(value > limit), 0)
+        for s, value in zip(data.samples(*Roles.TESTED), scored.test.tolist(), strict=True)
     ]
+    trained = zip(scored.train_rows, scored.train.tolist(), scored.held_out, strict=True)
+    for row, value, held in trained:
+        s = data.table.samples[row]
+        flagged = int(value > limit)
+        rows.append(
+            (data.roles[row], s.path, s.label, s.defect_type, repr(value), flagged, int(held))
+        )
     header = ("role", "path", "label", "defect_type", "score", "flagged", "held_out")
     run.write_csv("scores.csv", header, rows)
 
 
 def summarise(
-    cfg: TrainConfig,
-    run: RunDirectory,
-    inputs: Featured,
-    scored: Scored,
+    cell: Cell,
+    data: Dataset,
+    features: FeatureSet,
     evaluation: Evaluation,
     limit: float,
     progress: Progress,
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
-    table = inputs.data.table
-    notes = [*table.notes, *evaluation.notes]
-    if cfg.method.holdout and not scored.held_out.any():
-        notes.append(
-            "no training image was held out (all show one physical part): "
-            "the threshold comes from images that the flow knows, and is too low"
-        )
     return {
         "schema_version": SCHEMA_VERSION,
-        "run": run.path.name,
-        "dataset": table.name,
-        "category": table.category,
-        "backbone": inputs.backbone.description,
-        "head": cfg.head.name,
-        "method": cfg.method.name,
-        "seed": cfg.seed,
+        "run": cell.run.path.name,
+        **cell.facts(),
         "metrics": evaluation.metrics,
         "per_defect_image_auroc": evaluation.per_defect,
-        "threshold": {"value": limit, "rule": cfg.evaluation.threshold},
-        "notes": notes,
-        "images": dict(sorted(inputs.data.counts().items())),
-        "features": {"computed": inputs.features.computed, "images": len(table)},
+        "threshold": {"value": limit, "rule": cell.cfg.evaluation.threshold},
+        "notes": [*data.table.notes, *evaluation.notes],
+        "images": dict(sorted(data.counts().items())),
+        "features": {"computed": features.computed, "images": len(data.table)},
         "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
         "peak_memory_mib": peak_memory_mib(),
-        "manifest_sha256": digest(inputs.data.identity(), 64),
-        "config": asdict(cfg),
+        "manifest_sha256": digest(data.identity(), 64),
+        "config": asdict(cell.cfg),
         **environment(),
     }

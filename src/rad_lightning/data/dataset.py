@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rad_lightning.config import DataConfig
+from rad_lightning.config import DataConfig, NoiseConfig
 from rad_lightning.data.layouts import read_layout
-from rad_lightning.data.samples import Sample, SampleTable
-from rad_lightning.data.splits import file_hashes, split_table
-from rad_lightning.data.synthetic import generate
+from rad_lightning.data.layouts.mvtec import list_categories
+from rad_lightning.data.noise import Contamination, describe, inject
+from rad_lightning.data.pseudo import parse_made, write_made
+from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
+from rad_lightning.data.splits import (
+    ManifestRow,
+    Roles,
+    file_hashes,
+    read_manifest,
+    split_table,
+)
+from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
 from rad_lightning.errors import UserError
 
-UNREADABLE = "unreadable"
+NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share
 
 
 @dataclass(frozen=True)
@@ -23,12 +33,13 @@ class Dataset:
     table: SampleTable
     roles: tuple[str, ...]
     hashes: tuple[str, ...]
+    contamination: Contamination
 
-    def rows(self, role: str) -> list[int]:
-        return [i for i, r in enumerate(self.roles) if r == role]
+    def rows(self, *roles: str) -> list[int]:
+        return [i for i, r in enumerate(self.roles) if r in roles]
 
-    def samples(self, role: str) -> list[Sample]:
-        return [self.table.samples[i] for i in self.rows(role)]
+    def samples(self, *roles: str) -> list[Sample]:
+        return [self.table.samples[i] for i in self.rows(*roles)]
 
     def paths(self) -> list[Path]:
         return [self.table.absolute(s) for s in self.table.samples]
@@ -38,7 +49,7 @@ class Dataset:
 
     def without(self, unreadable: set[int]) -> Dataset:
         """The same dataset with the rows of ``unreadable`` images taken out of every role."""
-        roles = tuple(UNREADABLE if i in unreadable else r for i, r in enumerate(self.roles))
+        roles = tuple(Roles.UNREADABLE if i in unreadable else r for i, r in enumerate(self.roles))
         return replace(self, roles=roles)
 
     def identity(self) -> list[tuple[str, ...]]:
@@ -77,16 +88,130 @@ def read_table(cfg: DataConfig, cache_dir: Path) -> SampleTable:
     return read_layout(cfg.name, root, cfg.category, **options)
 
 
-def open_dataset(cfg: DataConfig, seed: int, cache_dir: Path) -> Dataset:
-    """Read, split and hash; ``cfg.split_seed`` fixes the split across seeds."""
-    table = read_table(cfg, cache_dir)
+def categories(cfg: DataConfig) -> list[str | None]:
+    """What ``data.category=all`` stands for in a sweep; ``[None]`` where there is but one."""
+    if cfg.name == "synthetic":
+        return list(SYNTHETIC_CATEGORIES)
+    if cfg.name == "mvtec" and cfg.root is not None:
+        return list(list_categories(Path(cfg.root))) or [None]
+    return [None]
+
+
+@dataclass
+class Tables:
+    """Sample tables with the hashes of their files, read once for all cells of a sweep.
+
+    A file that changes meanwhile is noticed by the next command, not by the next cell.
+    """
+
+    known: dict[str, tuple[SampleTable, tuple[str, ...]]] | None = None
+
+    def read(self, cfg: DataConfig, cache_dir: Path) -> tuple[SampleTable, tuple[str, ...]]:
+        """The table that ``cfg`` names and the sha256 of every file."""
+        key = json.dumps([asdict(cfg), str(cache_dir)], sort_keys=True)
+        if self.known is not None and key in self.known:
+            return self.known[key]
+        table = read_table(cfg, cache_dir)
+        found = table, tuple(file_hashes(table.absolute(s) for s in table.samples))
+        if self.known is not None:
+            self.known[key] = found
+        return found
+
+
+def open_dataset(
+    cfg: DataConfig, noise: NoiseConfig, seed: int, cache_dir: Path, tables: Tables | None = None
+) -> Dataset:
+    """Read, hash, split, and inject label noise.
+
+    ``cfg.split_seed`` fixes the split across seeds, ``noise.seed`` the draw of the noise. Images
+    with made defects are written below ``cache_dir``.
+
+    Raises:
+        UserError: whatever is wrong with the dataset, its split, the level or the manifest.
+    """
+    table, hashes = (tables or Tables()).read(cfg, cache_dir)
+    by_path = {s.path: h for s, h in zip(table.samples, hashes, strict=True)}
+    if noise.mode == "manifest":
+        return from_manifest(table, by_path, noise, cache_dir)
+    reserved = NOISE_POOL if noise.reserves_pool else 0.0
     roles = split_table(
         table,
         scheme=cfg.split,  # type: ignore[arg-type]  # its values are checked by the config
         seed=seed if cfg.split_seed is None else cfg.split_seed,
         test_fraction=cfg.test_fraction,
-        pool_fraction=cfg.pool_fraction,
+        pool_fraction=reserved if cfg.pool_fraction is None else cfg.pool_fraction,
         pool_normals=cfg.pool_normals,  # type: ignore[arg-type]
     )
-    hashes = file_hashes([table.absolute(s) for s in table.samples])
-    return Dataset(table, roles, tuple(hashes))
+    table, roles, contamination = inject(
+        table, roles, noise, seed if noise.seed is None else noise.seed
+    )
+    table, by_path = make_images(table, by_path, cache_dir)
+    return Dataset(table, roles, tuple(by_path[s.path] for s in table.samples), contamination)
+
+
+def make_images(
+    table: SampleTable, hashes: dict[str, str], cache_dir: Path
+) -> tuple[SampleTable, dict[str, str]]:
+    """Write the images with made defects that the table names and no file has; hash them."""
+    made = {}
+    for sample in table.samples:
+        if sample.path in hashes:
+            continue
+        parsed = parse_made(sample.path)
+        if parsed is None or parsed[2] not in hashes:
+            raise UserError(f"{table.root}: no image {sample.path}")
+        # Below the hash of its source, so that equal names in two datasets do not meet.
+        folder = cache_dir / "made" / hashes[parsed[2]][:16]
+        made[sample.path] = write_made(folder, sample.path, table.root / parsed[2])
+    found = dict(zip(made, file_hashes(made.values()), strict=True))
+    return replace(table, made=made), hashes | found
+
+
+def from_manifest(
+    table: SampleTable, hashes: dict[str, str], noise: NoiseConfig, cache_dir: Path
+) -> Dataset:
+    """The very training set that a manifest records: its images, labels and roles.
+
+    Images of the folder that the manifest does not name are left out.
+
+    Raises:
+        UserError: an image that is missing or is not the one the manifest names, or a row twice.
+    """
+    file = Path(noise.manifest or "")
+    rows = {row.path: row for row in read_manifest(file)}
+    known = {s.path: s for s in table.samples}
+    samples = tuple(_as_recorded(row, known) for _, row in sorted(rows.items()))
+    table = replace(table, samples=samples)
+    table, hashes = make_images(table, hashes, cache_dir)
+    for row in rows.values():
+        if hashes[row.path] != row.sha256:
+            raise UserError(
+                f"{table.absolute(_as_recorded(row, known))}: not the image that {file} names "
+                f"(sha256 {hashes[row.path][:12]}..., recorded {row.sha256[:12]}...)"
+            )
+    roles = tuple(
+        Roles.INJECTED if row.role == Roles.TRAIN and row.label == ANOMALOUS else row.role
+        for row in (rows[s.path] for s in samples)
+    )
+    for needed, name in ((Roles.TRAINED, "train"), (Roles.TESTED, "test")):
+        if not set(needed) & set(roles):
+            raise UserError(f"{file}: no row has the role {name}")
+    if len(samples) < len(known):
+        note = f"{len(known) - len(samples)} images of the folder are not in the manifest: left out"
+        table = replace(table, notes=(*table.notes, note))
+    contamination = describe(noise, table, roles)
+    return Dataset(table, roles, tuple(hashes[s.path] for s in samples), contamination)
+
+
+def _as_recorded(row: ManifestRow, known: dict[str, Sample]) -> Sample:
+    """The sample of a row: its place and mask from the folder, what it is from the manifest."""
+    found = known.get(row.path)
+    return Sample(
+        path=row.path,
+        label=row.label,
+        defect_type=row.defect_type,
+        group=row.group,
+        category=row.category,
+        split=found.split if found else "",
+        mask_path=found.mask_path if found else None,
+    )

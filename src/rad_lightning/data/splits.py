@@ -21,13 +21,22 @@ from rad_lightning.errors import UserError
 
 
 class Roles:
-    """What a sample does in a run. The pool holds anomalies that noise may be drawn from."""
+    """What a sample does in a run.
+
+    The pool holds anomalies that noise may be drawn from. A drawn one is ``INJECTED``: trained on
+    as if normal; ``SHARED``, if it is tested on as well (``noise.overlap``).
+    """
 
     TRAIN = "train"
+    INJECTED = "injected"
+    SHARED = "injected+test"
     POOL = "pool"
     TEST = "test"
     UNUSED = "unused"
-    ALL = (TRAIN, POOL, TEST, UNUSED)
+    UNREADABLE = "unreadable"
+    ALL = (TRAIN, INJECTED, SHARED, POOL, TEST, UNUSED, UNREADABLE)
+    TRAINED = (TRAIN, INJECTED, SHARED)
+    TESTED = (TEST, SHARED)
 
 
 def split_table(
@@ -239,18 +248,21 @@ def read_manifest(path: Path, roles: Collection[str] = Roles.ALL) -> list[Manife
     """Read a manifest whose roles are among ``roles``.
 
     Raises:
-        UserError: no such file, another header, or a wrong value; with the line number.
+        UserError: no such file, another header, a wrong value or a path twice; with the line.
     """
     if not path.is_file():
         raise UserError(f"manifest {path} is not a file; expected a CSV {','.join(HEADER)}")
-    rows = []
+    rows: dict[str, ManifestRow] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         if (header := next(reader, [])) != list(HEADER):
             raise UserError(f"{path}:1: expected the columns {','.join(HEADER)}, found {header}")
         for values in reader:
-            rows.append(_manifest_row(f"{path}:{reader.line_num}", values, roles))
-    return rows
+            row = _manifest_row(f"{path}:{reader.line_num}", values, roles)
+            if row.path in rows:
+                raise UserError(f"{path}:{reader.line_num}: {row.path} is named twice")
+            rows[row.path] = row
+    return list(rows.values())
 
 
 def _manifest_row(where: str, values: list[str], roles: Collection[str]) -> ManifestRow:

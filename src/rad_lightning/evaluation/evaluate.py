@@ -10,10 +10,11 @@ from torch import Tensor
 from rad_lightning.config import DataConfig, EvaluationConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import image_size, load_mask, resize_mask
-from rad_lightning.data.samples import NORMAL, UNLABELLED, Sample, SampleTable
+from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.metrics import (
     Metrics,
+    auroc,
     image_metrics,
     per_defect_auroc,
     pixel_metrics,
@@ -30,12 +31,15 @@ CHUNK = 64  # images scored at once
 class Scored:
     """Scores of images ``(n,)`` and of their positions ``(n, V, H, W)``.
 
-    ``held_out`` marks the training images that the flow did not see.
+    ``train_rows`` are the table's rows of the scored training images; ``held_out`` marks those that
+    the flow did not see, ``usable`` those that the method may learn anything from.
     """
 
     train: Tensor
     train_positions: Tensor
+    train_rows: tuple[int, ...]
     held_out: Tensor
+    usable: Tensor
     test: Tensor
     test_positions: Tensor
 
@@ -77,7 +81,7 @@ def evaluate(
         UserError: a mask of another size than its image.
         NotFiniteError: the scores hold NaN or infinity.
     """
-    samples = data.samples(Roles.TEST)
+    samples = data.samples(*Roles.TESTED)
     labels = torch.tensor([s.label for s in samples], dtype=torch.long)
     known = labels != UNLABELLED
     notes = []
@@ -100,6 +104,10 @@ def evaluate(
             found, reasons = pixel_metrics([m for m, _ in pairs], [m for _, m in pairs])
             metrics |= found
             notes += reasons
+    trained = [data.table.samples[row] for row in scored.train_rows]
+    if 0 < (injected := torch.tensor([s.label == ANOMALOUS for s in trained])).sum() < len(trained):
+        # How well the training scores alone would find what was injected.
+        metrics["train_suspect_auroc"] = auroc(scored.train.double(), injected.long())
     kinds = [s.defect_type for s in samples]
     return Evaluation(metrics, per_defect_auroc(scored.test, labels, kinds), notes)
 

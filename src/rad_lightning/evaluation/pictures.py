@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from rad_lightning.config import DataConfig, EvaluationConfig
@@ -18,10 +20,12 @@ from rad_lightning.data.images import load_image, resize_image
 from rad_lightning.data.samples import NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
+from rad_lightning.evaluation.thresholds import robust_centre
 
 CLEAR_FINDING = 3.0  # in distances from the median training position to the last of a thousand
 BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
+THUMBNAIL = 160  # pixels on a side
 
 
 def draw(
@@ -39,7 +43,7 @@ def draw(
     """
     if not len(scored.test):
         return []
-    samples = data.samples(Roles.TEST)
+    samples = data.samples(*Roles.TESTED)
     labels = np.array([s.label for s in samples])
     scores = scored.test.numpy()
     written = [run / "histogram.png"]
@@ -47,7 +51,7 @@ def draw(
     score_histogram(written[0], scores, labels, limit, title)
     if not scored.has_maps or not cfg.pictures:
         return written
-    order = np.argsort(np.where(labels == NORMAL, limit - scores, scores - limit), kind="stable")
+    order = np.argsort(right_side(scores, labels, limit), kind="stable")
     count = min(cfg.pictures, len(order))
     middle = (len(order) - count) // 2
     sheets = {
@@ -67,6 +71,58 @@ def draw(
         written.append(run / f"overlays_{name}.png")
         overlay_sheet(written[-1], rows, low, high)
     return written
+
+
+def draw_worst(
+    run: Path,
+    data: Dataset,
+    scored: Scored,
+    limit: float,
+    geometry: DataConfig,
+    cfg: EvaluationConfig,
+) -> list[dict[str, Any]]:
+    """Write a thumbnail (image | overlay) of each of the worst test images, for the reports.
+
+    Returns:
+        What each shows, worst first: ``file`` in ``run``, ``path``, ``label``, ``defect_type``,
+        ``score``, ``flagged``, and ``margin``: how far the score lies on the right side of the
+        threshold, in robust standard deviations of the training scores.
+    """
+    samples = data.samples(*Roles.TESTED)
+    labels, scores = np.array([s.label for s in samples]), scored.test.numpy()
+    margins = right_side(scores, labels, limit) / robust_centre(scored.train)[1]
+    low, high = _colour_range(scored.train_positions) if scored.has_maps else (0.0, 1.0)
+    found = []
+    for number, i in enumerate(np.argsort(margins, kind="stable")[: cfg.worst]):
+        item = _show(data.table, samples[i], scored.test_positions[i], False, geometry)
+        pixels = item.image
+        if scored.has_maps:
+            overlay = blend(item.image, item.heat, low, high)
+            pixels = np.concatenate((item.image, np.uint8(255 * overlay)), axis=1)
+        file = f"worst_{number}.jpg"
+        thumbnail = Image.fromarray(pixels)
+        thumbnail.thumbnail((2 * THUMBNAIL, THUMBNAIL))
+        thumbnail.save(run / file, quality=80)
+        found.append(
+            {
+                "file": file,
+                "path": samples[i].path,
+                "label": samples[i].label,
+                "defect_type": samples[i].defect_type,
+                "score": float(scores[i]),
+                "flagged": bool(scores[i] > limit),
+                "margin": round(float(margins[i]), 3),
+            }
+        )
+    return found
+
+
+def right_side(scores: np.ndarray, labels: np.ndarray, limit: float) -> np.ndarray:
+    """``(N,)``: how far each score lies on the right side of the threshold; negative if wrong.
+
+    Unlabelled images count as if anomalous.
+    """
+    return np.where(labels == NORMAL, limit - scores, scores - limit)
 
 
 def _colour_range(train_positions: Tensor) -> tuple[float, float]:

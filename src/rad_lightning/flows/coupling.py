@@ -1,8 +1,8 @@
 """The coupling flow of both heads, built from normflows layers.
 
 normflows' own containers accumulate log-determinants in place, which breaks under
-``torch.func.vmap``; here its ``AffineCoupling`` layers are composed with out-of-place sums, so that
-``vmap``, ``grad`` and ``grad`` of ``grad`` all work on ``torch.func.functional_call``.
+``torch.func.vmap``; here couplings built on its ``AffineCoupling`` are composed with out-of-place
+sums, so that ``vmap``, ``grad`` and ``grad`` of ``grad`` all work on ``functional_call``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def soft_clamp(log_scale: Tensor, limit: float) -> Tensor:
 
 
 class ClampedSubnet(nn.Module):
-    """An MLP that gives shift and soft-clamped log-scale, interleaved as normflows reads them."""
+    """An MLP that gives shift and soft-clamped log-scale, ``(B, inputs) -> 2 x (B, outputs)``."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, clamp: float) -> None:
         super().__init__()
@@ -33,9 +33,27 @@ class ClampedSubnet(nn.Module):
         self.net = MLP([inputs, hidden, 2 * outputs], leaky=0.01, init_zeros=True)
         self.clamp = clamp
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self.net(x).chunk(2, dim=1)
-        return torch.stack((shift, soft_clamp(log_scale, self.clamp)), 2).flatten(1)
+        return shift, soft_clamp(log_scale, self.clamp)
+
+
+class Coupling(AffineCoupling):
+    """normflows' affine coupling for a subnet that gives shift and log-scale apart.
+
+    The original reads them interleaved; weaving them for it and taking them apart again is an
+    eighth of a training step on a CPU.
+    """
+
+    def forward(self, z: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        given, moved = z
+        shift, log_scale = self.param_map(given)
+        return [given, moved * torch.exp(log_scale) + shift], log_scale.sum(1)
+
+    def inverse(self, z: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        given, moved = z
+        shift, log_scale = self.param_map(given)
+        return [given, (moved - shift) * torch.exp(-log_scale)], -log_scale.sum(1)
 
 
 class CouplingFlow(nn.Module):
@@ -50,7 +68,7 @@ class CouplingFlow(nn.Module):
         condition: length of an optional side input of every subnet (a positional encoding).
     """
 
-    second_given_first: Any  # lists of AffineCoupling, whose package has no types
+    second_given_first: Any  # lists of Coupling, whose package has no types
     first_given_second: Any
     orders: Tensor
     back: Tensor
@@ -67,11 +85,11 @@ class CouplingFlow(nn.Module):
             torch.manual_seed(seed)
             orders = torch.stack([torch.randperm(dim) for _ in range(blocks)])
             self.second_given_first = nn.ModuleList(
-                AffineCoupling(ClampedSubnet(first + condition, hidden, second, clamp))
+                Coupling(ClampedSubnet(first + condition, hidden, second, clamp))
                 for _ in range(blocks)
             )
             self.first_given_second = nn.ModuleList(
-                AffineCoupling(ClampedSubnet(second + condition, hidden, first, clamp))
+                Coupling(ClampedSubnet(second + condition, hidden, first, clamp))
                 for _ in range(blocks)
             )
         self.register_buffer("orders", orders)

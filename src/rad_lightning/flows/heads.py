@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rad_lightning.errors import UserError
-from rad_lightning.flows.coupling import CouplingFlow, call, latent_norm, standard_normal_nll
+from rad_lightning.flows.coupling import CouplingFlow, latent_norm, standard_normal_nll
 from rad_lightning.flows.scoring import image_scores, position_encoding
 from rad_lightning.flows.whitening import Whitening
 
-CHUNK = 8192  # samples that go through the flow at once while scoring
+# Samples that go through the flow at once while scoring: what a CPU core's cache holds, or a GPU.
+CHUNK = {"cpu": 1024, "cuda": 65536}
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,8 @@ class Head(nn.Module):
         flat = flat.to(self.whitening.mean.dtype)
         scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
         measure = {"nll": standard_normal_nll, "latent": lambda z, _: latent_norm(z)}
-        params = dict(self.flow.named_parameters())
-        for rows in valid.split(CHUNK):
-            z, log_det = call(self.flow, params, flat[rows], self.condition(rows % length))
+        for rows in valid.split(CHUNK.get(flat.device.type, 8192)):
+            z, log_det = self.flow(flat[rows], self.condition(rows % length))
             found = measure[self.spec.score](z, log_det).float()
             scores[rows] = found.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         return scores.view(count, views, *self.spec.grid)

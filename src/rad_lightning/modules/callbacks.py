@@ -57,8 +57,8 @@ class KeepBest(Callback):
                 f"training diverged at step {step}: the held-out NLL is {loss}; "
                 "lower method.lr or head.clamp"
             )
-        if trainer.logger:
-            trainer.logger.log_metrics({"holdout/nll": loss}, step=step - 1)
+        for logger in trainer.loggers:
+            logger.log_metrics({"holdout/nll": loss}, step=step - 1)
         if loss < self.best:
             self.best, self.best_step = loss, step
             state = module.head.flow.state_dict()

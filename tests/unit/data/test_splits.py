@@ -203,7 +203,10 @@ HEADER = "path,sha256,category,label,defect_type,group,role\n"
     [
         ("a,b\n", ":1: expected the columns path,sha256"),
         (HEADER + "a,0,c,0,good,g,train\na,0,c,7,good,g,train\n", ":3: label '7' is not known"),
-        (HEADER + "a,0,c,0,good,g,tset\n", ":2: role 'tset' is not known .accepted: train, pool"),
+        (
+            HEADER + "a,0,c,0,good,g,tset\n",
+            ":2: role 'tset' is not known .accepted: train, injected",
+        ),
         (HEADER + "a,0\n", ":2: expected 7 values, found 2"),
     ],
 )

@@ -1,0 +1,52 @@
+"""Where the cells of a sweep run (``hydra/launcher=...``), and what each of those needs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import shutil
+from importlib.util import find_spec
+
+from rad_lightning.errors import UserError
+
+# Launcher -> (what it is called, its package, the extra that brings it).
+NEEDS = {
+    "ray": ("Ray", "ray", "ray"),
+    "slurm": ("submitit", "hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_slurm": ("submitit", "hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_local": ("submitit", "hydra_plugins.hydra_submitit_launcher", "slurm"),
+}
+
+
+def prepare_process() -> None:
+    """Call it in a cell: lets a process of the joblib launcher start processes of its own (DDP).
+
+    joblib's loky leaves its own start method behind there, which a spawned child does not know.
+    """
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        multiprocessing.set_start_method("spawn", force=True)
+
+
+def lacking(name: str) -> str | None:
+    """What the launcher ``name`` needs and does not find, in one line."""
+    if name not in NEEDS:
+        return None
+    called, package, extra = NEEDS[name]
+    asked = f"hydra/launcher={name.replace('submitit_slurm', 'slurm')}"
+    try:
+        installed = find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent package is not there either
+        installed = False
+    if not installed:
+        return f"{asked} needs {called}: pip install 'rad-lightning[{extra}]'"
+    if name.endswith("slurm") and shutil.which("srun") is None:
+        return f"{asked} needs Slurm: there is no srun on this machine"
+    return None
+
+
+def check_asked(settings: list[str]) -> None:
+    """Raise ``UserError`` where a ``hydra/launcher=NAME`` of a command line cannot work."""
+    for setting in settings:
+        asked = re.fullmatch(r"\+*hydra/launcher=(\w+)", setting)
+        if asked and (lack := lacking(asked.group(1))):
+            raise UserError(lack)

@@ -1,0 +1,194 @@
+"""Tables as Markdown, CSV and LaTeX. Equal results give equal bytes: sorted, no clock, no path."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import Any
+
+from rad_lightning.report.collect import Series
+from rad_lightning.report.grids import Analysis, Cell, Comparison, Grid
+from rad_lightning.report.statistics import Estimate
+
+NONE = "–"
+NOTES = (
+    "Percent; in brackets the 95 % bootstrap interval over seeds within categories.",
+    "* not all categories are in this mean.",
+)
+
+
+def number(value: float) -> str:
+    """A share as percent with one decimal, a true minus, and no negative zero."""
+    return f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def interval(estimate: Estimate) -> str:
+    """``[91.0, 94.9]``, or nothing where there is no interval."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def short(cell: Cell) -> str:
+    """The mean of a cell, starred where it lacks categories."""
+    star = "*" if cell.missing else ""
+    return number(cell.estimate.mean) + star if cell.estimate else NONE
+
+
+def text(cell: Cell) -> str:
+    """A cell in one line."""
+    return f"{short(cell)} {interval(cell.estimate)}".rstrip() if cell.estimate else NONE
+
+
+def level(ratio: float | None) -> str:
+    """A noise level as a heading: ``ρ = 0.3``."""
+    return "all ρ > 0" if ratio is None else f"ρ = {ratio:g}"
+
+
+def comparison_cells(c: Comparison) -> list[str]:
+    """One row of the comparisons, as text."""
+    difference = text(Cell(c.difference, c.missing))
+    pair = f"{c.first} − {c.second}"
+    return [pair, level(c.ratio), difference, str(c.difference.n), p_value(c.p), p_value(c.p_holm)]
+
+
+COMPARISON_HEADER = ("difference", "level", "mean", "pairs", "p", "p (Holm)")
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def markdown(analysis: Analysis, completeness: str) -> str:
+    """``table.md``: every grid, the comparisons, the notes."""
+    parts = [f"# {_markdown(analysis.metric_name)}", f"{completeness}.", " ".join(NOTES)]
+    for grid in analysis.grids:
+        header = ["", *(level(r) for r in grid.ratios)]
+        rows = [[_markdown(row.label), *map(text, row.cells)] for row in grid.rows]
+        parts += [f"## {_markdown(grid.title)}", _pipes(header, rows)]
+    if analysis.comparisons:
+        rows = [
+            [_markdown(pair), *more] for pair, *more in map(comparison_cells, analysis.comparisons)
+        ]
+        parts += ["## Paired comparisons", _pipes(COMPARISON_HEADER, rows)]
+    if analysis.notes:
+        parts.append("\n".join(f"- {_markdown(note)}" for note in analysis.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in header[1:])]
+    lines = [header, rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(value: str) -> str:
+    """Escaped, so that a name is shown and not obeyed; on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(value.split()))
+
+
+def latex(analysis: Analysis) -> str:
+    """``table.tex``: one ``tabular`` per grid, for ``\\input``; needs booktabs."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for grid in analysis.grids:
+        header = ["", *(f"$\\rho = {ratio:g}$" for ratio in grid.ratios)]
+        rows = [[tex(row.label), *map(_tex_cell, row.cells)] for row in grid.rows]
+        lines = [" & ".join(row) + r" \\" for row in (header, *rows)]
+        parts += [
+            f"\n% {tex(grid.title)}",
+            f"\\begin{{tabular}}{{l{'c' * len(grid.ratios)}}}",
+            "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule",
+            "\\end{tabular}",
+        ]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.estimate is None:
+        return "--"
+    star = "$^*$" if cell.missing else ""
+    mean = number(cell.estimate.mean).replace("−", "$-$")
+    # Braces, or a bracket after a line break would be taken for its optional argument.
+    around = interval(cell.estimate).replace("−", "$-$")
+    return f"{mean}{star} {{\\scriptsize {around}}}" if around else mean + star
+
+
+TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&",
+    "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "·": r"$\cdot$", "−": "$-$", "–": "--", "ρ": r"$\rho$", "<": "$<$", ">": "$>$", "|": r"$|$",
+}  # fmt: skip
+
+
+def tex(value: str) -> str:
+    """Plain text as LaTeX that prints it, on one line."""
+    return "".join(TEX.get(char, char) for char in " ".join(value.split()))
+
+
+def grids_csv(analysis: Analysis) -> str:
+    """``table.csv``: every cell of every grid in full precision, as shares of 1."""
+    header = (
+        "table", "series", "source", "ratio", "mean", "low", "high", "n", "seeds_fewest",
+        "missing", "note",
+    )  # fmt: skip
+    return to_csv(header, (row for grid in analysis.grids for row in _long(grid)))
+
+
+def _long(grid: Grid) -> Iterable[Sequence[Any]]:
+    for row in grid.rows:
+        source = "claimed" if row.claimed else "measured"
+        for ratio, cell in zip(grid.ratios, row.cells, strict=True):
+            e = cell.estimate
+            numbers = (e.mean, e.low, e.high, e.n, e.fewest) if e else (None,) * 5
+            note = "" if e else cell.reason
+            missing = "; ".join(cell.missing)
+            yield (grid.name, row.label, source, ratio, *numbers, missing, note)
+
+
+def comparisons_csv(analysis: Analysis) -> str:
+    """``comparisons.csv``: the paired tests in full precision."""
+    header = ("first", "second", "ratio", "difference", "low", "high", "pairs", "p", "p_holm")
+    rows = (
+        (c.first, c.second, "all > 0" if c.ratio is None else c.ratio, c.difference.mean,
+         c.difference.low, c.difference.high, c.difference.n, c.p, c.p_holm)
+        for c in analysis.comparisons
+    )  # fmt: skip
+    return to_csv(header, rows)
+
+
+NOISE = ("mode", "source", "denominator", "of", "injected", "achieved", "contamination", "normals")
+
+
+def cells_csv(series: Sequence[Series]) -> str:
+    """``cells.csv``: one row per run that counts, with all its metrics and noise numbers."""
+    metrics = sorted({key for s in series for run in s.runs for key in run.metrics})
+    header = (
+        "run", "dataset", "category", "series", "head", "method", "seed", "ratio",
+        *(f"noise_{key}" for key in NOISE), "backbone", *metrics, "manifest_sha256", "git_revision",
+    )  # fmt: skip
+    rows = (
+        (run.name, run.dataset, run.category, s.label, run.head, run.method, run.seed, run.ratio,
+         *(run.noise.get(key) for key in NOISE), run.backbone,
+         *(run.metrics.get(key) for key in metrics), run.manifest, run.git_revision)
+        for s in series
+        for run in s.runs
+    )  # fmt: skip
+    return to_csv(header, rows)
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Floats as ``repr`` and text that no spreadsheet takes for a formula."""
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_safe(name) for name in header])
+    writer.writerows([_safe(value) for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", " ")  # which the csv module writes bare, though it ends a row
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value

@@ -1,0 +1,209 @@
+"""What a sweep is going to do: its cells, which are done, what cannot be done, and how long."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from rad_lightning.config import TrainConfig
+from rad_lightning.errors import UserError
+from rad_lightning.fit import build_head
+from rad_lightning.flows.coupling import nll
+from rad_lightning.progress import Progress, duration
+from rad_lightning.runs import RunDirectory, write_text
+from rad_lightning.train import Cell, Shared, open_cell
+
+PLAN = "sweep.json"
+PLAN_VERSION = 1
+TIMED_STEPS = 5
+OVERHEAD = 3.0  # seconds of a cell besides its training steps, where none was measured
+SHOWN = 5
+
+
+@dataclass
+class Planned:
+    """One cell: its overrides and either what it will be, or why it cannot be."""
+
+    overrides: tuple[str, ...]
+    cfg: TrainConfig | None = None
+    cell: Cell | None = None
+    problem: str | None = None
+    was: int | None = None  # mtime of a result that was there before
+
+    @property
+    def run(self) -> RunDirectory:
+        if self.cell is None:
+            raise ValueError(f"no run directory: {self.problem}")
+        return self.cell.run
+
+    @property
+    def to_go(self) -> bool:
+        return self.cell is not None and not self.done
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result that this sweep need not make, or has made."""
+        return self.cell is not None and stamp(self.cell.run) not in (None, self.was)
+
+
+def stamp(run: RunDirectory) -> int | None:
+    """When the result was written, in nanoseconds; ``None`` without one."""
+    try:
+        return (run.path / "result.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def make_plan(
+    composed: Sequence[tuple[Sequence[str], TrainConfig | UserError]],
+    shared: Shared,
+    progress: Progress,
+) -> list[Planned]:
+    """Open every cell's data, so that impossible ones are known before anything is trained.
+
+    Raises:
+        UserError: no cell is possible, or the cells have several output folders.
+    """
+    planned = []
+    with progress.bar("planning", len(composed)) as bar:
+        for overrides, cfg in composed:
+            item = Planned(tuple(overrides))
+            try:
+                if isinstance(cfg, UserError):
+                    raise cfg
+                item.cfg, item.cell = cfg, open_cell(cfg, shared)
+                if not cfg.resume:
+                    item.was = stamp(item.run)
+            except UserError as error:
+                item.problem = " ".join(str(error).split())
+            planned.append(item)
+            bar.advance()
+    possible = [p for p in planned if p.cell]
+    if not possible:
+        raise UserError(planned[0].problem or "nothing to run")
+    if len({p.run.path.parent.resolve() for p in possible}) > 1:
+        raise UserError("output differs between the cells of a sweep: accepted is one folder")
+    names = Counter(p.run.path.name for p in possible)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"two cells of the sweep are the same run {twice[0]}")
+    return planned
+
+
+def announce(planned: Sequence[Planned], progress: Progress) -> None:
+    """Print the plan: cells, done, to go, achieved noise, estimated time."""
+    to_go = [p for p in planned if p.to_go]
+    problems = [p for p in planned if p.problem]
+    done = sum(p.done for p in planned)
+    impossible = f", {len(problems)} impossible" if problems else ""
+    progress.say(f"        plan  {len(planned)} cells: {done} done, {len(to_go)} to go{impossible}")
+    for line in noise_lines(planned):
+        progress.say(f"       noise  {line}")
+    for item in problems[:SHOWN]:
+        progress.say(f"  impossible  {' '.join(item.overrides)}: {item.problem}")
+    if len(problems) > SHOWN:
+        progress.say(f"              and {len(problems) - SHOWN} more")
+    if to_go:
+        seconds, measured = estimate(planned)
+        how = "as the finished cells took" if measured else "after timing a few steps"
+        progress.say(
+            f"        time  about {duration(seconds)} one cell after another ({how}), "
+            "and the features of images that no run has read yet"
+        )
+
+
+def noise_lines(planned: Sequence[Planned]) -> list[str]:
+    """A line per category: for each level what was asked and what the data give."""
+    by_category: dict[str, dict[float, set[str]]] = {}
+    for item in planned:
+        if item.cell is None:
+            continue
+        noise = item.cell.data.contamination
+        if noise.mode == "none":
+            continue
+        table = item.cell.data.table
+        name = f"{table.name}/{table.category}, {noise.mode}, share of {noise.denominator}"
+        achieved = f"{100 * noise.achieved:.3g} % ({noise.injected} of {noise.of})"
+        by_category.setdefault(name, {}).setdefault(noise.requested, set()).add(achieved)
+    return [
+        f"{name}: "
+        + "; ".join(
+            f"{100 * level:.3g} % -> {' or '.join(sorted(found))}"
+            for level, found in sorted(levels.items())
+        )
+        for name, levels in sorted(by_category.items())
+    ]
+
+
+def estimate(planned: Sequence[Planned]) -> tuple[float, bool]:
+    """Seconds for all cells to go, and whether finished cells tell or a few timed steps."""
+    taken: dict[str, list[float]] = {}
+    for item in planned:
+        if item.done and "wall_seconds" in (result := item.run.read_result()):
+            taken.setdefault(_kind(item), []).append(float(result["wall_seconds"]))
+    measured, total, timed = True, 0.0, dict[str, float]()
+    for item in planned:
+        if not item.to_go:
+            continue
+        kind = _kind(item)
+        if kind in taken:
+            total += median(taken[kind])
+            continue
+        measured = False
+        if kind not in timed:
+            timed[kind] = _timed(item)
+        total += timed[kind]
+    return total, measured
+
+
+def _kind(item: Planned) -> str:
+    """Cells of one kind take about the same time."""
+    assert item.cfg is not None
+    return repr((item.cfg.head, item.cfg.method.steps, item.cfg.method.batch_size))
+
+
+def _timed(item: Planned) -> float:
+    """Seconds of a cell, from a few steps of its flow on random samples."""
+    cfg = item.cfg
+    assert cfg is not None
+    head = build_head(cfg.head, (1, cfg.head.channels, 8, 8), 0)
+    samples = torch.randn(cfg.method.batch_size, cfg.head.channels)
+    positions = torch.zeros(len(samples), dtype=torch.long)
+    params = dict(head.flow.named_parameters())
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
+        loss = nll(head.flow, params, samples, head.condition(positions)).mean()
+        torch.autograd.grad(loss, list(params.values()))
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * cfg.method.steps + OVERHEAD  # the first one warms up
+
+
+def write_plan(
+    folder: Path, planned: Sequence[Planned], command: str, title: str, claims: dict[str, Any]
+) -> Path:
+    """``sweep.json``: what the report judges completeness by."""
+    cells = []
+    for item in planned:
+        about: dict[str, Any] = {"run": None, "overrides": list(item.overrides)}
+        if item.cell is not None:
+            facts = item.cell.facts()
+            about |= {k: facts[k] for k in ("dataset", "category", "head", "method", "seed")}
+            about |= {k: facts["noise"][k] for k in ("achieved", "contamination")}
+            about |= {"run": item.run.path.name, "ratio": facts["noise"]["requested"]}
+        cells.append({**about, "problem": item.problem})
+    content = {
+        "schema_version": PLAN_VERSION,
+        "command": command,
+        "title": title,
+        "claims": claims,
+        "cells": cells,
+    }
+    return write_text(folder / PLAN, json.dumps(content, indent=2) + "\n")

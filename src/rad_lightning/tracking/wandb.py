@@ -1,0 +1,141 @@
+"""One Weights & Biases run per training, beside the CSV log. ``result.json`` stays the truth.
+
+The run lies in the run directory (``wandb/``) and leaves the machine with ``logger.mode=online``
+alone; ``wandb sync`` sends an offline one later, ``wandb leet`` shows it in the terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+
+from rad_lightning.config import TrainConfig
+from rad_lightning.errors import UserError
+from rad_lightning.runs import RunDirectory
+
+
+@contextmanager
+def wandb_run(
+    cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]
+) -> Iterator[WandbLogger | None]:
+    """A logger whose run ends with this context, marked as failed when an exception ends it.
+
+    What an interrupted training left in ``wandb/`` goes: an offline run cannot be continued, and a
+    cell is to be one run.
+
+    Args:
+        facts: what the run is about (dataset, noise, ...); joins the config under ``facts``.
+
+    Raises:
+        UserError: ``logger.mode=online`` and nobody is logged in, or the server does not answer.
+    """
+    if cfg.logger.name != "wandb":
+        yield None
+        return
+    folder = run.path / "wandb"
+    shutil.rmtree(folder, ignore_errors=True)
+    # Made here, because W&B would otherwise turn to a temporary folder if it cannot.
+    folder.mkdir(parents=True)
+    started = _start(cfg, run, facts)
+    logger = WandbLogger(experiment=started)
+    try:
+        yield logger
+    except BaseException:
+        wandb.finish(exit_code=1)
+        raise
+    wandb.finish(exit_code=0)
+
+
+def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
+    online = cfg.logger.mode == "online"
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_stats=not online,
+        x_disable_meta=True,  # command line, host and user: not for a shared dashboard
+    )
+    if online and not logged_in():
+        raise UserError(
+            "logger.mode=online: nobody is logged in to W&B; run `wandb login`, set "
+            "WANDB_API_KEY, or take logger.mode=offline"
+        )
+    try:
+        return wandb.init(
+            mode="online" if online else "offline",
+            dir=str(run.path.resolve()),  # its service process may stand in another folder
+            project=cfg.logger.project,
+            entity=cfg.logger.entity,
+            group=cfg.logger.group or Path(cfg.output).resolve().name,
+            job_type="train",
+            name=run.path.name,
+            id=run_id(cfg, run),
+            resume="allow" if online else None,
+            tags=[*cfg.logger.tags, *tags(facts)],
+            config={**asdict(cfg), "facts": facts},
+            reinit="finish_previous",
+            settings=settings,
+        )
+    except wandb.Error as error:
+        raise UserError(f"logger=wandb: {error}; logger=csv does without W&B") from error
+
+
+def run_id(cfg: TrainConfig, run: RunDirectory) -> str:
+    """Online, the cell's key: a second try continues the first one's run on the server.
+
+    Offline nothing can be continued, and W&B's service process loses a run whose id it has seen.
+    """
+    key = run.path.name.rpartition("-")[2]
+    return key if cfg.logger.mode == "online" else f"{key}-{secrets.token_hex(3)}"
+
+
+def logged_in() -> bool:
+    """Whether there is a key. Asked for on a terminal, it would stop a sweep for ever."""
+    try:
+        with redirect_stderr(io.StringIO()):
+            return bool(wandb.login(timeout=1))
+    except wandb.Error:
+        return False
+
+
+def tags(facts: dict[str, Any]) -> list[str]:
+    """What a dashboard filters by; W&B allows 64 characters a tag."""
+    noise = facts["noise"]
+    level = "clean" if noise["mode"] == "none" else f"{noise['mode']}={noise['requested']:g}"
+    named = (facts["dataset"], facts["category"], facts["head"], facts["method"], level)
+    return list(dict.fromkeys(str(tag)[:64] for tag in named if tag))
+
+
+def log_curves(logger: WandbLogger, metrics_csv: Path) -> None:
+    """The curves of a ``metrics.csv``: of a part trained before, or in other processes."""
+    with metrics_csv.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            values = {k: float(v) for k, v in row.items() if k not in ("epoch", "step") and v}
+            if values and (row.get("step") or "").isdigit():
+                logger.log_metrics(values, step=int(row["step"]))
+
+
+def log_result(logger: WandbLogger, run: RunDirectory, result: dict[str, Any]) -> None:
+    """Every metric, the noise and the seconds into the summary; the manifest as a file."""
+    started = logger.experiment
+    noise = {f"noise/{k}": v for k, v in result["noise"].items() if not isinstance(v, dict)}
+    defects = {f"image_auroc/{k}": v for k, v in result["per_defect_image_auroc"].items()}
+    seconds = {f"seconds/{k}": v for k, v in result["seconds"].items()}
+    started.summary.update({**result["metrics"], **defects, **noise, **seconds})
+    started.summary.update({"manifest_sha256": result["manifest_sha256"]})
+    target = Path(started.dir) / "manifest.csv"
+    shutil.copyfile(run.path / "manifest.csv", target)
+    with redirect_stderr(io.StringIO()):  # it says that it may be called again
+        started.save(str(target), base_path=started.dir, policy="now")

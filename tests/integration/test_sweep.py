@@ -1,0 +1,157 @@
+"""A sweep as its user meets it: the plan, cells done once, failures, interruptions, the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from rad_lightning import train
+from support import SMALL_SYNTHETIC
+
+Cli = Callable[..., int]
+QUICK = (
+    *SMALL_SYNTHETIC,
+    "data.test_images_per_defect=2",
+    "evaluation.pixel=false",
+    "evaluation.pictures=0",
+)
+SWEEP = ("-m", *QUICK, "noise=replace", "output=sweep")
+GRID = ("noise.ratio=0,0.5", "method=plain,oracle_clean")
+
+
+def results(folder: str = "sweep") -> dict[str, dict[str, Any]]:
+    return {p.parent.name: json.loads(p.read_text()) for p in Path(folder).glob("*/result.json")}
+
+
+def stamps() -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in Path("sweep").glob("*/result.json")}
+
+
+def test_a_sweep_plans_runs_and_reports_then_has_nothing_to_do(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*SWEEP, *GRID) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "plan 4 cells: 0 done, 4 to go" in out
+    assert "synthetic/weave, replace, share of training images: 0 % -> 0 % (0 of 6); " in out
+    assert "50 % -> 50 % (3 of 6)" in out
+    assert "4/4 synthetic/weave patch" in out
+    found = results()
+    assert {(r["method"], r["noise"]["requested"]) for r in found.values()} == {
+        (method, ratio) for method in ("plain", "oracle_clean") for ratio in (0.0, 0.5)
+    }
+    # Clean images give the oracle nothing to remove.
+    clean = [r["metrics"]["image_auroc"] for r in found.values() if not r["noise"]["injected"]]
+    assert clean[0] == clean[1]
+    assert sum(r["features"]["computed"] for r in found.values()) == 6 + 3 + 10
+    plan = json.loads(Path("sweep/sweep.json").read_text())
+    assert sorted(c["run"] for c in plan["cells"]) == sorted(found)
+    assert "-m" in plan["command"] and "output=sweep" in plan["command"]
+    assert Path("sweep/report/index.html").is_file()
+    with Path("sweep/report/cells.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+
+    before = stamps()
+    assert cli(*SWEEP, *GRID) == 0
+    assert "plan 4 cells: 4 done, 0 to go" in " ".join(capsys.readouterr().out.split())
+    assert stamps() == before
+    assert cli(*SWEEP, *GRID, "resume=false") == 0
+    assert not set(stamps().values()) & set(before.values())
+
+
+def test_a_changed_setting_is_a_new_cell(cli: Cli) -> None:
+    assert cli(*SWEEP, "noise.ratio=0.5") == 0
+    assert cli(*SWEEP, "noise.ratio=0.5", "method.lr=0.001") == 0
+    assert cli(*SWEEP, "noise.ratio=0.5", "progress=false", "evaluation.worst=1") == 0
+    assert len(results()) == 2
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train.fit
+
+    def breaks_on_noise(head: Any, samples: Any, held: Any, cfg: Any, *rest: Any) -> Any:
+        if cfg.noise.ratio and cfg.method.name == "plain":
+            raise RuntimeError("no memory\nleft")
+        return whole(head, samples, held, cfg, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", breaks_on_noise)
+        assert cli(*SWEEP, *GRID) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "1 of 4 cells have no result: RuntimeError: no memory left" in captured.err
+    assert "FAILED: RuntimeError: no memory left" in captured.out
+    assert len(results()) == 3
+    (failure,) = Path("sweep").glob("*/failure.json")
+    content = json.loads(failure.read_text())
+    assert content["cell"]["ratio"] == 0.5 and content["cell"]["method"] == "plain"
+    assert "breaks_on_noise" in content["traceback"]
+    assert "no memory left" in Path("sweep/report/index.html").read_text()
+
+    assert cli(*SWEEP, *GRID) == 0
+    assert len(results()) == 4 and not failure.exists()
+    assert "no memory left" not in Path("sweep/report/index.html").read_text()
+
+
+def test_an_impossible_level_is_named_before_the_others_run(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*SWEEP, "noise.ratio=0,0.6") == 1
+    captured = capsys.readouterr()
+    assert "plan 2 cells: 0 done, 1 to go, 1 impossible" in " ".join(captured.out.split())
+    assert "largest feasible one is noise.max_ratio = 0.5" in captured.err
+    assert len(results()) == 1
+    assert cli(*SWEEP, "noise.ratio=0.6,0.7") == 2  # nothing to run: an ordinary mistake
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train.fit
+
+    def stops_at_the_oracle(head: Any, samples: Any, held: Any, cfg: Any, *rest: Any) -> Any:
+        if cfg.method.name == "oracle_clean":
+            raise KeyboardInterrupt
+        return whole(head, samples, held, cfg, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", stops_at_the_oracle)
+        assert cli(*SWEEP, "noise.ratio=0.5", "method=plain,oracle_clean") == 130
+    assert "interrupted with 1 cells to go" in capsys.readouterr().out
+    before = stamps()
+    assert len(before) == 1
+    assert cli(*SWEEP, "noise.ratio=0.5", "method=plain,oracle_clean") == 0
+    assert before.items() < stamps().items() and len(stamps()) == 2
+
+
+def test_a_cell_that_another_sweep_is_at_is_left_to_it(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*SWEEP, "noise.ratio=0.5") == 0
+    (run,) = (p.parent for p in Path("sweep").glob("*/result.json"))
+    (run / "result.json").unlink()
+    with FileLock(run / ".lock"):
+        assert cli(*SWEEP, "noise.ratio=0,0.5") == 1
+    assert "is another process's, or was killed" in capsys.readouterr().err
+    assert not (run / "failure.json").exists()
+
+
+def test_two_outputs_in_one_sweep_are_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(*SWEEP, "output=a,b") == 2
+    assert "accepted is one folder" in capsys.readouterr().err
+
+
+def test_every_launch_of_a_sweep_gives_the_same_manifest(cli: Cli) -> None:
+    assert cli(*SWEEP, "noise.ratio=0.5", "seed=0,1") == 0
+    first = {p: p.read_bytes() for p in Path("sweep").glob("*/manifest.csv")}
+    assert len(set(first.values())) == 2
+    assert cli(*SWEEP, "noise.ratio=0.5", "seed=0,1", "resume=false") == 0
+    assert {p: p.read_bytes() for p in Path("sweep").glob("*/manifest.csv")} == first

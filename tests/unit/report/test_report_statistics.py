@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rad_lightning.randomness import stream_seed
+from rad_lightning.report.statistics import (
+    RESAMPLES,
+    Array,
+    category_means,
+    closed_gap,
+    estimate,
+    holm,
+    resampled_means,
+    smallest_p,
+    wilcoxon_p,
+)
+
+GEAR, MESH = np.array([0.90, 0.92, 0.97]), np.array([0.70, 0.74])
+
+
+def looped(groups: list[Array], resamples: int) -> Array:
+    """The same draws, one at a time and without broadcasting."""
+    rng = np.random.default_rng(stream_seed("report/bootstrap"))
+    drawn = [rng.integers(len(g), size=(resamples, len(g))) for g in groups]
+    means = []
+    for b in range(resamples):
+        parts = [sum(g[i] for i in rows[b]) / len(g) for g, rows in zip(groups, drawn, strict=True)]
+        means.append(sum(parts) / len(groups))
+    return np.array(means)
+
+
+def test_the_bootstrap_is_the_loop() -> None:
+    groups = [GEAR[:, None] + [0.0, 1.0], MESH[:, None] - [0.0, 0.5]]
+    np.testing.assert_allclose(resampled_means(groups, 50), looped(groups, 50), atol=1e-12)
+
+
+def test_the_interval_is_the_percentile_one() -> None:
+    found = estimate([GEAR, MESH])
+    means = looped([GEAR, MESH], RESAMPLES)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, (0.025, 0.975)))
+    assert (found.n, found.fewest) == (5, 2)
+
+
+def test_categories_weigh_equally_however_many_seeds_they_have() -> None:
+    assert estimate([GEAR, MESH]).mean == pytest.approx((0.93 + 0.72) / 2)
+
+
+def test_the_spread_between_categories_is_not_in_the_interval() -> None:
+    found = estimate([np.full(4, 0.5), np.full(4, 0.9)])
+    assert found.low == pytest.approx(0.7) and found.high == pytest.approx(0.7)
+
+
+def test_one_seed_has_no_interval_even_beside_a_category_with_more() -> None:
+    for groups in ([GEAR[:1]], [GEAR, MESH[:1]]):
+        found = estimate(groups)
+        assert found.low is None and found.high is None and found.fewest == 1
+
+
+def test_the_interval_of_many_normal_values_is_that_of_the_t_distribution() -> None:
+    values = np.random.default_rng(0).normal(0.8, 0.1, 200)
+    found = estimate([values])
+    expected = stats.t.interval(0.95, 199, values.mean(), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected, abs=1.5e-3)
+
+
+def test_the_gap_closed_by_hand() -> None:
+    # Means: method 0.85, plain 0.80, oracle 0.90, so half of a gap of 0.10.
+    group = np.array([[0.84, 0.80, 0.90], [0.86, 0.80, 0.90]])
+    gap, closed = closed_gap([group])
+    assert gap.mean == pytest.approx(0.10)
+    assert closed is not None and closed.mean == pytest.approx(0.5)
+    assert (closed.low, closed.high) == pytest.approx((0.4, 0.6))
+
+
+def test_the_gap_closed_is_the_ratio_of_means_not_the_mean_of_ratios() -> None:
+    group = np.array([[0.82, 0.80, 0.81], [0.80, 0.80, 0.90]])
+    _, closed = closed_gap([group])
+    assert closed is not None and closed.mean == pytest.approx(0.02 / 0.11)
+
+
+def test_the_columns_of_a_seed_stay_together() -> None:
+    # The method is halfway for every seed, so every resample says one half.
+    plain = np.array([0.5, 0.6, 0.7, 0.8])
+    group = np.stack((plain + 0.05, plain, plain + 0.10), axis=1)
+    _, closed = closed_gap([group])
+    assert closed is not None and (closed.low, closed.high) == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("oracle", [[0.90, 0.70], [0.80, 0.80], [0.70, 0.70]])
+def test_no_share_of_a_gap_that_may_be_zero(oracle: list[float]) -> None:
+    group = np.array([[0.85, 0.80, value] for value in oracle])
+    assert closed_gap([group])[1] is None
+
+
+def test_no_share_of_a_gap_whose_spread_is_unknown() -> None:
+    assert closed_gap([np.array([[0.85, 0.80, 0.90]])])[1] is None
+
+
+def test_wilcoxon_is_scipys_exact_one() -> None:
+    d = np.array([0.03, -0.01, 0.05, 0.02, 0.07, 0.04, -0.06, 0.09])
+    assert wilcoxon_p(d) == stats.wilcoxon(d, method="exact").pvalue
+
+
+def test_wilcoxon_with_ties_counts_every_sign_pattern() -> None:
+    d = np.array([0.9 - 0.8, 0.5 - 0.4, 0.2, -0.1, 0.3, 0.4])  # three ties, but for rounding
+    ranks = stats.rankdata(np.abs(d).round(9))
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
+    sums, seen = signs.T @ ranks, float(np.sign(d) @ ranks)
+    assert wilcoxon_p(d) == pytest.approx(np.mean(np.abs(sums) >= abs(seen) - 1e-9))
+
+
+def test_wilcoxon_of_many_pairs_meets_the_normal_approximation() -> None:
+    d = np.random.default_rng(3).normal(0.1, 1, 400).round(1)  # full of ties and zeros
+    assert wilcoxon_p(d) == pytest.approx(stats.wilcoxon(d, method="asymptotic").pvalue, rel=0.02)
+
+
+def test_no_difference_at_all_is_p_one() -> None:
+    assert wilcoxon_p(np.zeros(4)) == 1.0
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 5, 6, 9])
+def test_the_smallest_p_is_reached_by_differences_of_one_sign(pairs: int) -> None:
+    assert smallest_p(pairs) == pytest.approx(wilcoxon_p(np.arange(1.0, pairs + 1)))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; never falling.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_keeps_the_order_and_lies_between_raw_and_bonferroni(p: list[float]) -> None:
+    corrected = holm(p)
+    assert (corrected >= np.array(p) - 1e-15).all() and (corrected <= 1).all()
+    assert (corrected <= len(p) * np.array(p) + 1e-15).all()
+    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_holm_of_no_tests() -> None:
+    assert holm([]).shape == (0,)
+
+
+def test_category_means_of_columns() -> None:
+    means = category_means([np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[10.0, 20.0]])])
+    assert means.tolist() == [6.0, 11.5]

@@ -116,7 +116,7 @@ def dispatch(arguments: list[str]) -> None:
         # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
         try:
             function(command, command)(to_typed(cfg))
-        except UserError as error:
+        except (UserError, OmegaConfBaseException) as error:
             mistakes.append(one_line(error))
         except OSError as error:
             if error.filename is None:
@@ -186,6 +186,8 @@ def one_line(error: BaseException) -> str:
         return f"{found.group(2)}: {' '.join(found.group(1).split())}"
     if found := re.search(r"field '(\w+)' is not Optional", text):
         return f"{full_key(text, found.group(1))} = null: a value is needed"
+    if found := re.search(r"mandatory value: (\S+)", text):
+        return f"{found.group(1)}: a value is needed"
     if found := re.search(r"(Invalid value assigned: .*?)\n", text):
         return f"{full_key(text, 'setting')}: {found.group(1)}"
     return " ".join(text.split())

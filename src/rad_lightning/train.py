@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from rad_lightning.config import TrainConfig, digest, number_fields, to_yaml
@@ -106,61 +106,63 @@ def train(cfg: TrainConfig, shared: Shared | None = None) -> RunDirectory:
 
 
 def train_cell(cell: Cell, progress: Progress) -> RunDirectory:
-    """Features, fit, scores, evaluation: all files of a run, ``result.json`` last."""
+    """All files of a run, ``result.json`` last; the caller holds its directory."""
     cfg, run = cell.cfg, cell.run
-    device = pick_device(cfg.trainer.accelerator)
     if run.done or not cfg.resume:
         run.restart()
-    with progress.stage("tracking"):
-        tracking = ExitStack()
-        logger = tracking.enter_context(wandb_run(cfg, run, cell.facts()))
-    with tracking:
-        data, features = featurise(cell, device, progress)
-        run.write_text("config.yaml", to_yaml(cfg))
-        write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes)
-        with progress.stage("samples"):
-            usable = usable_images(data, cfg.method.name)
-            head, samples = whiten(cfg, data, features, usable, device)
-            held_out = held_out_images(data, usable, cfg.method.holdout, cfg.seed)
-        with progress.stage("training"):
-            checkpoint = run.usable_checkpoint()
-            if checkpoint:
-                progress.say(f"    resuming  {checkpoint}")
-            fitted, unseen = samples[usable & ~held_out], samples[held_out]
-            trainer = fit(head, fitted, unseen, cfg, run.path, checkpoint, progress, logger)
-        if not trainer.is_global_zero:  # a further node of a multi-node training
+    with wandb_run(cfg, run, cell.facts()) as logger:
+        result = run_cell_stages(cell, progress, logger)
+        if result is None:  # a further node of a multi-node training
             return run
-        with progress.stage("scoring"):
-            head.to(device)
-            test = embed(head, features, data.rows(*Roles.TESTED))
-            seen = scored_images(held_out, cfg.evaluation.train_images, cfg.seed)
-            rows = [r for r, s in zip(data.rows(*Roles.TRAINED), seen, strict=True) if s]
-            scored = Scored(
-                *score(head, samples[seen]),
-                tuple(rows),
-                held_out[seen],
-                usable[seen],
-                *score(head, test),
-            )
-            limit = threshold(
-                scored.train[scored.usable], scored.held_out[scored.usable], cfg.evaluation
-            )
-        with progress.stage("evaluation"):
-            evaluation = evaluate(data, scored, limit, cfg.data, cfg.evaluation)
-        write_scores(run, data, scored, limit)
-        with progress.stage("pictures"):
-            pictures = draw(run.path, data, scored, limit, cfg.data, cfg.evaluation)
-            worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
-        result = summarise(cell, data, features, evaluation, limit, progress)
-        result |= {"worst": worst, "held_out": int(held_out.sum())}
-        if cfg.method.holdout and not held_out.any():
-            result["notes"].append(NOTHING_HELD_OUT)
         if logger:
             log_result(logger, run, result)
     result["wall_seconds"] = round(progress.clock() - progress.started, 3)
     run.write_result(result)
-    print_summary(progress, result, run.path, pictures)
+    print_summary(progress, result, run.path)
     return run
+
+
+def run_cell_stages(
+    cell: Cell, progress: Progress, logger: WandbLogger | None
+) -> dict[str, Any] | None:
+    """Features, fit, scores, evaluation, pictures; returns the result, on the first node alone."""
+    cfg, run = cell.cfg, cell.run
+    device = pick_device(cfg.trainer.accelerator)
+    data, features = featurise(cell, device, progress)
+    run.write_text("config.yaml", to_yaml(cfg))
+    write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes)
+    with progress.stage("samples"):
+        usable = usable_images(data, cfg.method.name)
+        head, samples = whiten(cfg, data, features, usable, device)
+        held_out = held_out_images(data, usable, cfg.method.holdout, cfg.seed)
+    with progress.stage("training"):
+        checkpoint = run.usable_checkpoint()
+        if checkpoint:
+            progress.say(f"    resuming  {checkpoint}")
+        fitted, unseen = samples[usable & ~held_out], samples[held_out]
+        trainer = fit(head, fitted, unseen, cfg, run.path, checkpoint, progress, logger)
+    if not trainer.is_global_zero:
+        return None
+    with progress.stage("scoring"):
+        head.to(device)
+        test = embed(head, features, data.rows(*Roles.TESTED))
+        seen = scored_images(held_out, cfg.evaluation.train_images, cfg.seed)
+        rows = [r for r, s in zip(data.rows(*Roles.TRAINED), seen, strict=True) if s]
+        train_scores, test_scores = score(head, samples[seen]), score(head, test)
+        scored = Scored(*train_scores, tuple(rows), held_out[seen], usable[seen], *test_scores)
+        limit = threshold(
+            scored.train[scored.usable], scored.held_out[scored.usable], cfg.evaluation
+        )
+    with progress.stage("evaluation"):
+        evaluation = evaluate(data, scored, limit, cfg.data, cfg.evaluation)
+    write_scores(run, data, scored, limit)
+    with progress.stage("pictures"):
+        draw(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+        worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+    result = summarise(cell, data, features, evaluation, limit, progress)
+    if cfg.method.holdout and not held_out.any():
+        result["notes"].append(NOTHING_HELD_OUT)
+    return result | {"worst": worst, "held_out": int(held_out.sum())}
 
 
 def pick_device(accelerator: str) -> torch.device:

@@ -105,9 +105,9 @@ def test_an_output_that_is_a_file_is_one_line(
 def test_a_multirun_goes_on_after_a_failed_run_and_says_so(
     cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli(*SMALL_SYNTHETIC, "-m", "head.channels=4000,5000,4") == 2
-    assert "head.channels = 4000" in (told := one_error(capsys))
-    assert "and 1 more runs failed" in told
+    assert cli(*SMALL_SYNTHETIC, "-m", "head.channels=4000,5000,4") == 1
+    assert "2 of 3 cells have no result: head.channels = 4000" in (told := one_error(capsys))
+    assert "(and 1 more)" in told
     assert len(list(Path("outputs/runs").glob("*/result.json"))) == 1
 
 

@@ -35,22 +35,21 @@ def draw(
     limit: float,
     geometry: DataConfig,
     cfg: EvaluationConfig,
-) -> list[Path]:
-    """Write the pictures of a run; returns their paths, most telling first.
+) -> None:
+    """Write the histogram and the overlays of a run.
 
     Images are ranked by how far their score lies on the right side of the threshold, so that
     ``worst`` shows the misses and the false alarms. Unlabelled images rank as if anomalous.
     """
     if not len(scored.test):
-        return []
+        return
     samples = data.samples(*Roles.TESTED)
     labels = np.array([s.label for s in samples])
     scores = scored.test.numpy()
-    written = [run / "histogram.png"]
     title = f"{data.table.name}/{data.table.category}: scores of {len(samples)} test images"
-    score_histogram(written[0], scores, labels, limit, title)
+    score_histogram(run / "histogram.png", scores, labels, limit, title)
     if not scored.has_maps or not cfg.pictures:
-        return written
+        return
     order = np.argsort(right_side(scores, labels, limit), kind="stable")
     count = min(cfg.pictures, len(order))
     middle = (len(order) - count) // 2
@@ -68,9 +67,7 @@ def draw(
     }
     low, high = _colour_range(scored.train_positions)
     for name, rows in shown.items():
-        written.append(run / f"overlays_{name}.png")
-        overlay_sheet(written[-1], rows, low, high)
-    return written
+        overlay_sheet(run / f"overlays_{name}.png", rows, low, high)
 
 
 def draw_worst(

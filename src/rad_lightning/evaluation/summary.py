@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ SHOWN = {
     "image_f1": "image F1 at the threshold",
     "image_recall": "recall at the threshold",
     "image_false_alarm_rate": "false alarms at the threshold",
+    "train_suspect_auroc": "injected images told by their training scores (AUROC)",
     "pixel_auroc": "pixel AUROC",
     "pixel_aupro": "pixel AUPRO (to 30 % false positives)",
 }
 
 
-def print_summary(
-    progress: Progress, result: dict[str, Any], run: Path, pictures: Sequence[Path]
-) -> None:
+def print_summary(progress: Progress, result: dict[str, Any], run: Path) -> None:
     """Metrics, what could not be computed, seconds by stage, and where the files are."""
     metrics = result["metrics"]
     table = Table(
@@ -49,5 +47,5 @@ def print_summary(
     stages = "  ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
     progress.say(f"seconds: {stages}   total {sum(result['seconds'].values()):.1f}")
     progress.say(f"run:     {run}")
-    for picture in pictures:
+    for picture in sorted(run.glob("*.png")):
         progress.say(f"picture: {picture}")

@@ -99,7 +99,7 @@ class CouplingFlow(nn.Module):
         """Data to latent: ``(B, D) -> z (B, D), log|det dz/dx| (B,)``."""
         log_det = x.new_zeros(x.shape[0])
         for i in range(len(self.orders)):
-            x = x[:, self.orders[i]]
+            x = x.index_select(1, self.orders[i])  # several times as fast as x[:, order]
             a, b = x[:, : self.split], x[:, self.split :]
             (_, b), step = self.second_given_first[i].inverse([_with(a, condition), b])
             log_det = log_det + step
@@ -114,7 +114,7 @@ class CouplingFlow(nn.Module):
             a, b = z[:, : self.split], z[:, self.split :]
             (_, a), _ = self.first_given_second[i]([_with(b, condition), a])
             (_, b), _ = self.second_given_first[i]([_with(a, condition), b])
-            z = torch.cat((a, b), 1)[:, self.back[i]]
+            z = torch.cat((a, b), 1).index_select(1, self.back[i])
         return z
 
 

@@ -106,16 +106,18 @@ def announce(planned: Sequence[Planned], progress: Progress) -> None:
     progress.say(f"        plan  {len(planned)} cells: {done} done, {len(to_go)} to go{impossible}")
     for line in noise_lines(planned):
         progress.say(f"       noise  {line}")
+    common = set.intersection(*(set(p.overrides) for p in planned))
     for item in problems[:SHOWN]:
-        progress.say(f"  impossible  {' '.join(item.overrides)}: {item.problem}")
+        own = [o for o in item.overrides if o not in common] or item.overrides
+        progress.say(f"  impossible  {' '.join(own)}: {item.problem}")
     if len(problems) > SHOWN:
         progress.say(f"              and {len(problems) - SHOWN} more")
     if to_go:
         seconds, measured = estimate(planned)
         how = "as the finished cells took" if measured else "after timing a few steps"
         progress.say(
-            f"        time  about {duration(seconds)} one cell after another ({how}), "
-            "and the features of images that no run has read yet"
+            f"        time  about {duration(seconds)} one cell after another ({how}), besides "
+            "features not yet in the cache"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def wandb_run(
     Raises:
         UserError: ``logger.mode=online`` and nobody is logged in, or the server does not answer.
     """
-    if cfg.logger.name != "wandb":
+    further_node = int(os.environ.get("NODE_RANK", "0")) > 0
+    if cfg.logger.name != "wandb" or further_node:
         yield None
         return
     folder = run.path / "wandb"

@@ -1,17 +1,19 @@
 """How much of an image AUROC on magnetic tiles is brightness?
 
 Exposures 4 to 6 were taken of defective tiles alone, so a detector may win by telling exposures
-apart. This prints the image AUROC of finished runs over all test images and over those of exposures
-1 to 3 alone, and what the mean grey value of an image reaches by itself.
+apart. This prints the mean image AUROC of finished runs over all test images and over those of
+exposures 1 to 3 alone, and what the mean grey value of an image reaches by itself.
 
-    python experiments/mtd_clean/exposure.py DATA_ROOT outputs/mtd_clean
+    python experiments/mtd_exposure.py DATA_ROOT outputs/mtd_clean
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -34,23 +36,31 @@ def both(rows: list[tuple[str, int, float]]) -> tuple[float, float]:
 
 
 def main(root: Path, runs: Path) -> None:
-    results = []
-    for path in sorted(runs.glob("*/scores.csv")):
-        with path.open() as file:
+    series: dict[tuple[object, ...], list[tuple[float, float]]] = defaultdict(list)
+    for path in sorted(runs.glob("*/result.json")):
+        result = json.loads(path.read_text())
+        with path.with_name("scores.csv").open() as file:
             test = [r for r in csv.DictReader(file) if r["role"] == "test"]
-        results.append(both([(r["path"], int(r["label"]), float(r["score"])) for r in test]))
-        print(
-            f"{path.parent.name:55} all {results[-1][0]:5.1f}  exposures 1-3 {results[-1][1]:5.1f}"
+        key = (
+            result["config"]["data"]["split"],
+            result["head"],
+            result["method"],
+            result["noise"]["requested"],
         )
-    if results:
-        everything, matched = np.mean(results, axis=0)
-        print(f"{'mean':55} all {everything:5.1f}  exposures 1-3 {matched:5.1f}")
+        series[key].append(both([(r["path"], int(r["label"]), float(r["score"])) for r in test]))
+    print("| split | head | method | noise ratio | runs | all exposures | exposures 1–3 |")
+    print("|---|---|---|---:|---:|---:|---:|")
+    for key, found in sorted(series.items(), key=str):
+        split, head, method, ratio = key
+        everything, matched = np.mean(found, axis=0)
+        print(
+            f"| {split} | {head} | {method} | {ratio:g} | {len(found)} | {everything:.1f} "
+            f"| {matched:.1f} |"
+        )
     images = sorted(root.glob("MT_*/Imgs/*.jpg"))
     grey = [(p.name, int(p.parts[-3] != "MT_Free"), float(load_image(p).mean())) for p in images]
     everything, matched = both(grey)
-    print(
-        f"{'mean grey value of every image':55} all {everything:5.1f}  exposures 1-3 {matched:5.1f}"
-    )
+    print(f"| – | mean grey value of every image | – | – | – | {everything:.1f} | {matched:.1f} |")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the namespace package ``hydra_plugins`` alone, so this file lies there.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,7 @@ class PlannedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
 
 
 def quoted(text: str) -> str:
-    """A value that Hydra's grammar reads back as this very text."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    """A value that Hydra's grammar reads back as this very text, without interpolation."""
+    # In quotes, Hydra takes backslashes as they are but for those before a quote or the end.
+    doubled = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return "'" + doubled.replace("${", "\\${") + "'"

@@ -75,6 +75,11 @@ def main(argv: list[str] | None = None) -> None:
     except CellsFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None or os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
         sys.exit(130)

@@ -1,8 +1,8 @@
-"""The one exception that means "the user can mend this": shown as a single line, exit code 2."""
+"""The exceptions that end a command with one line instead of a traceback."""
 
 
 class UserError(ValueError):
-    """Wrong input. The message says what was wrong, where, and what is accepted, in one line."""
+    """Wrong input, exit code 2. One line says what was wrong, where, and what is accepted."""
 
 
 class BusyError(UserError):
@@ -10,4 +10,4 @@ class BusyError(UserError):
 
 
 class CellsFailedError(Exception):
-    """A sweep ended, and some of its cells have no result; the message is one line."""
+    """A sweep ended, exit code 1, and some of its cells have no result; the message is one line."""

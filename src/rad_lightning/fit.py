@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,7 +128,11 @@ def fit(
             callbacks.append(KeepBest(*flat_samples(held_out), cfg.method.steps, cfg.seed))
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
-        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, which it ignores from then on
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise (error.__context__ or error) from None
     if trainer.is_global_zero:
         write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
         if wandb and spawned:

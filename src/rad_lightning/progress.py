@@ -65,7 +65,9 @@ class Progress:
     """What a command tells while it works, and how long each of its stages took."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, soft_wrap=True)
+        self.console = Console(
+            quiet=quiet, soft_wrap=True, markup=False
+        )  # names may hold [brackets]
         self.live = self.console.is_terminal and not quiet
         self.seconds: dict[str, float] = {}
         self.clock = time.perf_counter

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from rad_lightning.errors import BusyError
 
-RESULT = "result.json"
+RESULT, FAILURE, PLAN = "result.json", "failure.json", "sweep.json"
 SCHEMA_VERSION = 2
 REPORTED_PACKAGES = (
     "rad-lightning", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics",
@@ -42,7 +42,11 @@ class RunDirectory:
 
     @property
     def done(self) -> bool:
-        return (self.path / RESULT).is_file()
+        """Whether a whole result is there: one that a broken disk or hand cut is none."""
+        try:
+            return "metrics" in self.read_result()
+        except (OSError, ValueError):
+            return False
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rad_lightning.config import TrainConfig, digest, number_fields, to_yaml
 from rad_lightning.data.dataset import Dataset, Tables, open_dataset
-from rad_lightning.data.splits import Roles, write_manifest
+from rad_lightning.data.splits import Roles, file_hashes, write_manifest
 from rad_lightning.errors import UserError
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, evaluate, score
 from rad_lightning.evaluation.pictures import draw, draw_worst
@@ -31,7 +31,7 @@ from rad_lightning.tracking.wandb import log_result, wandb_run
 
 FEWEST_HELD_OUT = 5
 NOTHING_HELD_OUT = (
-    "no training image was held out (all show one physical part): "
+    "no training image was held out (too few, or all show one physical part): "
     "the threshold comes from images that the flow knows, and is too low"
 )
 
@@ -133,6 +133,11 @@ def run_cell_stages(
     write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes)
     with progress.stage("samples"):
         usable = usable_images(data, cfg.method.name)
+        if not usable.any():
+            raise UserError(
+                f"method={cfg.method.name}: all {len(usable)} training images are injected ones; "
+                "accepted is a lower noise.ratio"
+            )
         head, samples = whiten(cfg, data, features, usable, device)
         held_out = held_out_images(data, usable, cfg.method.holdout, cfg.seed)
     with progress.stage("training"):
@@ -146,7 +151,7 @@ def run_cell_stages(
     with progress.stage("scoring"):
         head.to(device)
         test = embed(head, features, data.rows(*Roles.TESTED))
-        seen = scored_images(held_out, cfg.evaluation.train_images, cfg.seed)
+        seen = scored_images(held_out, usable, cfg.evaluation.train_images, cfg.seed)
         rows = [r for r, s in zip(data.rows(*Roles.TRAINED), seen, strict=True) if s]
         train_scores, test_scores = score(head, samples[seen]), score(head, test)
         scored = Scored(*train_scores, tuple(rows), held_out[seen], usable[seen], *test_scores)
@@ -267,15 +272,18 @@ def held_out_images(data: Dataset, usable: Tensor, fraction: float, seed: int) -
     return held
 
 
-def scored_images(held_out: Tensor, count: int | None, seed: int) -> Tensor:
-    """``(n_train,)`` bool: the held-out images and ``count`` others, all without a count."""
+def scored_images(held_out: Tensor, usable: Tensor, count: int | None, seed: int) -> Tensor:
+    """``(n_train,)`` bool: the held-out images and ``count`` others, all without a count.
+
+    Where that leaves the threshold no usable image, all usable ones are scored.
+    """
     if count is None:
         return torch.ones_like(held_out)
     generator = torch.Generator().manual_seed(stream_seed("scored", seed))
     others = [i for i in torch.randperm(len(held_out), generator=generator) if not held_out[i]]
     seen = held_out.clone()
     seen[torch.tensor(others[:count], dtype=torch.long)] = True
-    return seen
+    return seen if (seen & usable).any() else seen | usable
 
 
 def write_scores(run: RunDirectory, data: Dataset, scored: Scored, limit: float) -> None:
@@ -308,6 +316,7 @@ def summarise(
         "schema_version": SCHEMA_VERSION,
         "run": cell.run.path.name,
         **cell.facts(),
+        "noise": data.contamination.as_dict(),
         "metrics": evaluation.metrics,
         "per_defect_image_auroc": evaluation.per_defect,
         "threshold": {"value": limit, "rule": cell.cfg.evaluation.threshold},
@@ -316,7 +325,7 @@ def summarise(
         "features": {"computed": features.computed, "images": len(data.table)},
         "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
         "peak_memory_mib": peak_memory_mib(),
-        "manifest_sha256": digest(data.identity(), 64),
+        "manifest_sha256": file_hashes([cell.run.path / "manifest.csv"])[0],
         "config": asdict(cell.cfg),
         **environment(),
     }

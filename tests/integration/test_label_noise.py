@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rad_lightning.data.splits import file_hashes
 from support import SMALL, SMALL_SYNTHETIC
 
 Cli = Callable[..., int]
@@ -78,6 +79,8 @@ def test_a_manifest_rebuilds_the_training_set_elsewhere(
     assert cli(*again) == 0
     assert manifest_in("b") == manifest_in("a")
     first, second = result_in("a"), result_in("b")
+    assert second["noise"]["source"] == source
+    assert second["manifest_sha256"] == file_hashes([run / "manifest.csv"])[0]
     assert second["metrics"] == first["metrics"]
     assert second["noise"]["achieved"] == 0.5
     if source == "real":
@@ -140,12 +143,48 @@ def test_ksdd2_draws_from_its_own_training_defects(cli: Cli, tmp_path: Path) -> 
         (("noise=add", "noise.ratio=1"), "largest feasible ratio is 0.833"),
         (("noise.ratio=0.1",), "does nothing with noise=none"),
         (("noise=manifest", "noise.manifest=gone.csv"), "gone.csv is not a file"),
+        (("noise=manifest", "noise.manifest=binary.csv"), "binary.csv: not a CSV file in UTF-8"),
         (("noise=replase",), "noise=replase: accepted are add, manifest, none, pool_fraction, re"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
     cli: Cli, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...], message: str
 ) -> None:
+    Path("binary.csv").write_bytes(bytes(range(128, 256)))
     assert cli(*SYNTHETIC, *settings) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and message in lines[0]
+
+
+def test_what_cannot_be_read_is_not_counted_as_injected(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*SYNTHETIC, "noise=replace", "noise.ratio=0.5", "output=a") == 0
+    elsewhere = copied_images(tmp_path)
+    drawn = [r["path"] for r in manifest_in("a") if r["role"] == "injected"]
+    (elsewhere / drawn[0]).write_bytes(b"no image")
+    data = ("data=mvtec", f"data.root={elsewhere}", "data.category=weave")
+    noise = ("noise=replace", "noise.ratio=0.5", "data.on_bad_image=skip", "output=b")
+    assert cli(*SMALL, *data, "backbone.weights=untrained", *noise) == 0
+    result = result_in("b")
+    roles = Counter(r["role"] for r in manifest_in("b"))
+    assert result["noise"]["injected"] == roles["injected"] == 2
+    assert result["noise"]["of"] == 5 and result["noise"]["achieved"] == 0.4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("method.holdout=0", "evaluation.train_images=0"),
+        ("method=oracle_clean", "method.holdout=0", "evaluation.train_images=1"),
+    ],
+)
+def test_the_threshold_never_lacks_images(cli: Cli, settings: tuple[str, ...]) -> None:
+    for seed in range(3):
+        assert cli(*SYNTHETIC, "noise=replace", "noise.ratio=0.5", f"seed={seed}", *settings) == 0
+
+
+def test_an_oracle_with_nothing_left_to_learn_from_is_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = ("noise=replace", "noise.max_ratio=0.9", "noise.ratio=0.9", "noise.train_images=2")
+    assert cli(*SYNTHETIC, *noise, "method=oracle_clean") == 2
+    assert "all 2 training images are injected ones" in capsys.readouterr().err

@@ -67,9 +67,7 @@ def test_every_category_of_mvtec_beside_the_claims(cli: Cli, tmp_path: Path) -> 
         assert any("0.868" in " ".join(row) for row in csv.reader(file))
 
 
-def test_ksdd2_injects_its_own_training_defects_beside_the_claims(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_ksdd2_injects_its_own_training_defects_beside_the_claims(cli: Cli, tmp_path: Path) -> None:
     root = ksdd2(tmp_path / "ksdd2")
     assert cli("+experiment=paper_ksdd2", f"data.root={root}", *QUICK) == 0
     noisy = [r for r in results("outputs/paper_ksdd2") if r["noise"]["requested"] == 0.5]  # type: ignore[index]

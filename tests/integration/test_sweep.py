@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from rad_lightning import train
-from support import SMALL_SYNTHETIC
+from support import SMALL, SMALL_SYNTHETIC
 
 Cli = Callable[..., int]
 QUICK = (
@@ -109,6 +115,7 @@ def test_an_impossible_level_is_named_before_the_others_run(
     assert "plan 2 cells: 0 done, 1 to go, 1 impossible" in " ".join(captured.out.split())
     assert "largest feasible one is noise.max_ratio = 0.5" in captured.err
     assert len(results()) == 1
+    assert "tries them again" not in captured.err
     assert cli(*SWEEP, "noise.ratio=0.6,0.7") == 2  # nothing to run: an ordinary mistake
 
 
@@ -155,3 +162,59 @@ def test_every_launch_of_a_sweep_gives_the_same_manifest(cli: Cli) -> None:
     assert len(set(first.values())) == 2
     assert cli(*SWEEP, "noise.ratio=0.5", "seed=0,1", "resume=false") == 0
     assert {p: p.read_bytes() for p in Path("sweep").glob("*/manifest.csv")} == first
+
+
+def test_ctrl_c_in_a_training_ends_the_sweep_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rad_lightning", *SWEEP, "seed=0,1", "method.steps=100000"]
+    sweep = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("sweep/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.2)  # its first line is written once the training runs
+    sweep.send_signal(signal.SIGINT)
+    out, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, out + err
+    assert "interrupted with 2 cells to go" in out
+    assert "run the same command again" in err and "Traceback" not in err
+
+
+def test_a_cut_result_is_no_result(cli: Cli) -> None:
+    assert cli(*SWEEP, "noise.ratio=0,0.5") == 0
+    path = next(Path("sweep").glob("*/result.json"))
+    whole = json.loads(path.read_text())
+    path.write_text(path.read_text()[:100])
+    assert cli(*SWEEP, "noise.ratio=0,0.5") == 0
+    assert json.loads(path.read_text())["metrics"] == whole["metrics"]
+
+
+def test_cells_that_no_table_could_tell_apart_are_refused(
+    cli: Cli, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(photos, tmp_path / "other" / "photos")
+    (other / "good" / "0.png").unlink()
+    roots = f"data.root={photos},{other}"
+    assert cli("-m", "data=folder", roots, *SMALL, "backbone.weights=untrained") == 2
+    assert "two cells are the same to a report: data.root=" in capsys.readouterr().err
+
+
+def test_a_sweep_of_unlabelled_images_scores_them(
+    cli: Cli, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ("data=folder", f"data.root={photos / 'good'}", "backbone.weights=untrained")
+    assert cli("-m", *folder, *SMALL, "seed=0,1", "data.test_fraction=0.4") == 0
+    assert "no report" in capsys.readouterr().out
+    assert len(list(Path("outputs/runs").glob("*/scores.csv"))) == 2
+
+
+def test_odd_category_names_are_found(cli: Cli, tmp_path: Path) -> None:
+    names = ["a, b", "it's", "back\\slash", "x${seed}"]
+    for number, name in enumerate(names):
+        for split, count in (("train/good", 4), ("test/good", 2), ("test/hole", 2)):
+            for i in range(count):
+                file = tmp_path / "tree" / name / split / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (64, 64), (i, number, len(split))).save(file)
+    data = ("data=mvtec", f"data.root={tmp_path / 'tree'}", "data.category=all")
+    assert cli("-m", *data, *SMALL, "backbone.weights=untrained", "method.steps=1") == 0
+    assert {r["category"] for r in results("outputs/runs").values()} == set(names)

@@ -13,7 +13,6 @@ from rad_lightning.data.pseudo import (
     made_path,
     make,
     parse_made,
-    perlin_blend,
     write_made,
 )
 from rad_lightning.errors import UserError
@@ -149,15 +148,6 @@ def test_the_pictures_of_version_1(kind: str, expected: str) -> None:
     for seed in range(4):  # the last resort
         digest.update(make(np.full((30, 41, 3), 10, np.uint8), kind, seed)[0].tobytes())
     assert digest.hexdigest() == expected
-
-
-@pytest.mark.parametrize("size", [(16, 16), (33, 400)])
-def test_a_given_texture_is_used(size: tuple[int, int]) -> None:
-    image, source = np.zeros((60, 80, 3), np.uint8), np.zeros((*size, 3), np.uint8)
-    source[..., 0] = 250
-    made, mask = perlin_blend(image, np.random.default_rng(3), source)
-    check(image, made, mask)
-    assert made[..., 0].max() > 90 and made[..., 1:].max() == 0
 
 
 @every_kind

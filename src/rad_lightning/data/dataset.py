@@ -50,7 +50,9 @@ class Dataset:
     def without(self, unreadable: set[int]) -> Dataset:
         """The same dataset with the rows of ``unreadable`` images taken out of every role."""
         roles = tuple(Roles.UNREADABLE if i in unreadable else r for i, r in enumerate(self.roles))
-        return replace(self, roles=roles)
+        return replace(
+            self, roles=roles, contamination=self.contamination.counted(self.table, roles)
+        )
 
     def identity(self) -> list[tuple[str, ...]]:
         """All that a run takes from its data, wherever the files lie: part of the run key."""

@@ -17,10 +17,12 @@ from zlib import crc32
 import numpy as np
 
 from rad_lightning.config import NoiseConfig
-from rad_lightning.data.pseudo import KINDS, made_path
+from rad_lightning.data.pseudo import KINDS, made_path, parse_made
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.errors import UserError
+
+TRAINING = "training images"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ class Contamination:
     @property
     def contamination(self) -> float:
         return self.injected / max(1, self.injected + self.normals)
+
+    def counted(self, table: SampleTable, roles: Sequence[str]) -> Contamination:
+        """The same request, with what ``roles`` hold in fact (images may turn out unreadable)."""
+        drawn = injected_samples(table, roles)
+        normals = sum(role == Roles.TRAIN for role in roles)
+        per_training = self.denominator == TRAINING
+        return replace(
+            self,
+            injected=len(drawn),
+            normals=normals,
+            of=len(drawn) + normals if per_training else self.of,
+            defect_types=dict(sorted(Counter(s.defect_type for s in drawn).items())),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For ``result.json``."""
@@ -112,25 +127,31 @@ def describe(
     cfg: NoiseConfig, table: SampleTable, roles: Sequence[str], of: int | None = None
 ) -> Contamination:
     """The contamination that ``roles`` amount to."""
-    drawn = [
-        s.defect_type
-        for s, role in zip(table.samples, roles, strict=True)
-        if role in (Roles.INJECTED, Roles.SHARED)
-    ]
+    drawn = injected_samples(table, roles)
     normals = sum(role == Roles.TRAIN for role in roles)
     names = {"add": "normal training images", "pool_fraction": "anomalous images of the dataset"}
+    made = {parse_made(s.path) is not None for s in drawn}
+    source = cfg.source
+    if cfg.mode == "manifest" and made:
+        source = "mixed" if len(made) > 1 else "synthetic" if made.pop() else "real"
     of = len(drawn) + normals if of is None else of
     requested = cfg.ratio if cfg.mode != "manifest" else len(drawn) / max(1, of)
     return Contamination(
         mode=cfg.mode,
-        source=cfg.source,
+        source=source,
         requested=requested,
-        denominator=names.get(cfg.mode, "training images"),
+        denominator=names.get(cfg.mode, TRAINING),
         of=of,
         injected=len(drawn),
         normals=normals,
-        defect_types=dict(sorted(Counter(drawn).items())),
+        defect_types=dict(sorted(Counter(s.defect_type for s in drawn).items())),
     )
+
+
+def injected_samples(table: SampleTable, roles: Sequence[str]) -> list[Sample]:
+    """The anomalies that are trained on as if normal."""
+    injected = (Roles.INJECTED, Roles.SHARED)
+    return [s for s, role in zip(table.samples, roles, strict=True) if role in injected]
 
 
 def _drawable(

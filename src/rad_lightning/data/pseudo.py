@@ -66,27 +66,22 @@ def cutpaste(image: ImageArray, rng: np.random.Generator) -> tuple[ImageArray, M
     return _first_visible(image, rng, lambda: piece(image, rng))
 
 
-def perlin_blend(
-    image: ImageArray, rng: np.random.Generator, source: ImageArray | None = None
-) -> tuple[ImageArray, MaskArray]:
+def perlin_blend(image: ImageArray, rng: np.random.Generator) -> tuple[ImageArray, MaskArray]:
     """Blend a texture into the image where Perlin noise is high.
 
     After Zavrtanik et al., "DRAEM", ICCV 2021, section 3.3. Unlike there, the noise falls off
     around one place and is thresholded at the level that marks 1-15 % of the image: one spot or a
-    few close ones, never the whole picture. Without ``source`` the texture is the image itself,
+    few close ones, never the whole picture. The texture is the image itself,
     shuffled or strongly recoloured, or a generated pattern; grey images get grey textures.
 
     Args:
         image: uint8 ``(h, w, 3)``, at least 16 x 16.
-        source: uint8 ``(H, W, 3)`` of any size, an image to take the texture from.
 
     Returns:
         The image, uint8 ``(h, w, 3)``, unchanged outside the mask, bool ``(h, w)``.
     """
     _check(image)
-    if source is not None:
-        _check(source)
-    return _first_visible(image, rng, lambda: _spot(image, source, rng))
+    return _first_visible(image, rng, lambda: _spot(image, rng))
 
 
 KINDS: dict[str, Maker] = {"cutpaste": cutpaste, "perlin": perlin_blend}
@@ -282,7 +277,7 @@ def _jittered(pixels: ImageArray, rng: np.random.Generator) -> Field:
 # ---- Perlin noise
 
 
-def _spot(image: ImageArray, source: ImageArray | None, rng: np.random.Generator) -> _Piece:
+def _spot(image: ImageArray, rng: np.random.Generator) -> _Piece:
     """A ragged spot of noise around one place, filled with a texture."""
     height, width, _ = image.shape
     share = 0.01 + 0.14 * _between(rng, 0, 1) * _between(rng, 0, 1)  # small ones are more frequent
@@ -303,7 +298,7 @@ def _spot(image: ImageArray, source: ImageArray | None, rng: np.random.Generator
     edge = _between(rng, 0.02, 0.4) * (field.max() - level)
     opacity = _between(rng, 0.4, 1) * np.clip((field - level) / edge, 0, 1)[..., None]
     below = image[top : top + n, left : left + m]
-    texture = _texture(image, source, top, left, v, u, rng)
+    texture = _texture(image, top, left, v, u, rng)
     return _Piece(top, left, below + (texture - below) * opacity, field >= level)
 
 
@@ -344,7 +339,6 @@ def _fade(t: Field) -> Field:
 
 def _texture(
     image: ImageArray,
-    source: ImageArray | None,
     top: int,
     left: int,
     v: Field,
@@ -353,10 +347,6 @@ def _texture(
 ) -> Field:
     """What the spot at ``top, left`` is filled with, ``(n, m, 3)`` in 0..255."""
     n, m = len(v), len(u)
-    if source is not None:
-        y, x = rng.integers(0, source.shape[0]), rng.integers(0, source.shape[1])
-        rows, columns = (np.arange(n) + y) % source.shape[0], (np.arange(m) + x) % source.shape[1]
-        return source[np.ix_(rows, columns)].astype(np.float64)
     channels = 1 if (image == image[..., :1]).all() else 3
     which = rng.random()
     if which < 0.35:

@@ -248,20 +248,25 @@ def read_manifest(path: Path, roles: Collection[str] = Roles.ALL) -> list[Manife
     """Read a manifest whose roles are among ``roles``.
 
     Raises:
-        UserError: no such file, another header, a wrong value or a path twice; with the line.
+        UserError: no such file, no CSV in UTF-8, another header, a wrong value or a path twice;
+            with the line.
     """
     if not path.is_file():
         raise UserError(f"manifest {path} is not a file; expected a CSV {','.join(HEADER)}")
     rows: dict[str, ManifestRow] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        if (header := next(reader, [])) != list(HEADER):
-            raise UserError(f"{path}:1: expected the columns {','.join(HEADER)}, found {header}")
-        for values in reader:
-            row = _manifest_row(f"{path}:{reader.line_num}", values, roles)
-            if row.path in rows:
-                raise UserError(f"{path}:{reader.line_num}: {row.path} is named twice")
-            rows[row.path] = row
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            if (header := next(reader, [])) != list(HEADER):
+                columns = ",".join(HEADER)
+                raise UserError(f"{path}:1: expected the columns {columns}, found {header}")
+            for values in reader:
+                row = _manifest_row(f"{path}:{reader.line_num}", values, roles)
+                if row.path in rows:
+                    raise UserError(f"{path}:{reader.line_num}: {row.path} is named twice")
+                rows[row.path] = row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
     return list(rows.values())
 
 

@@ -102,7 +102,7 @@ def compute_features(
                 for key, result in _computed(todo, file_of, backbone, spec, batch_size, device):
                     bar.advance()
                     if isinstance(result, BadImage):
-                        unreadable[key] = str(result)
+                        unreadable[key] = result.reason
                         continue
                     computed += 1
                     if store is None:
@@ -114,7 +114,7 @@ def compute_features(
         None if h in unreadable else kept[h] if store is None else _entry_path(store, h)
         for h in hashes
     )
-    bad = {i: unreadable[h] for i, h in enumerate(hashes) if h in unreadable}
+    bad = {i: f"{paths[i]}: {unreadable[h]}" for i, h in enumerate(hashes) if h in unreadable}
     return FeatureSet(entries, bad, computed, progress.clock() - started)
 
 

@@ -8,16 +8,15 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from rad_lightning.config import TrainConfig
 from rad_lightning.errors import UserError
-from rad_lightning.runs import RESULT
+from rad_lightning.runs import FAILURE, PLAN, RESULT
 
-FAILURE, PLAN = "failure.json", "sweep.json"
 UNABLE = "cannot run"  # the kind of a cell that the plan itself refuses
 READABLE = (1, 2)  # schema versions of result.json
 # Runs that differ in these alone stand in one row of a table.
@@ -176,7 +175,8 @@ def read_sweep(folder: Path) -> Sweep:
             plan = parse_plan(read_json(folder / PLAN), folder.name)
         except (OSError, ValueError, RecursionError) as error:
             notes.append(f"{PLAN} was skipped: {reason(error)}")
-    runs, superseded = newest(runs)
+    planned = {str(cell.get("run")) for cell in plan.cells} if plan else set()
+    runs, superseded = newest(runs, planned)
     if plan and (others := {run.name for run in runs} - {cell.get("run") for cell in plan.cells}):
         notes.append(f"{len(others)} of the runs are not in the latest plan ({PLAN}); they count")
     failures, unread = read_failures(folder, plan, {run.name for run in runs})
@@ -367,19 +367,22 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def newest(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """One run per series, category, level and seed: the newest, where data changed in between."""
+def newest(runs: list[Run], planned: Collection[str]) -> tuple[list[Run], list[str]]:
+    """One run per series, category, level and seed, where data changed in between.
+
+    The latest plan's run counts, or the newest where the plan has none of them.
+    """
     cells: dict[Any, list[Run]] = defaultdict(list)
     for run in runs:
         key = (run.settings, run.dataset, run.category, run.ratio, run.seed)
         cells[key].append(run)
     kept, notes = [], []
     for same in cells.values():
-        *older, last = sorted(same, key=lambda run: (run.modified, run.name))
+        *older, last = sorted(same, key=lambda r: (r.name in planned, r.modified, r.name))
         kept.append(last)
         notes += [
             f"{run.name} has the settings of {last.name} but other images, labels or weights: "
-            "the newer one counts"
+            "the latter counts"
             for run in older
         ]
     return kept, sorted(notes)

@@ -9,10 +9,8 @@ from typing import Any
 from rad_lightning.config import TrainConfig
 from rad_lightning.errors import BusyError, UserError
 from rad_lightning.progress import Progress
-from rad_lightning.runs import RunDirectory
+from rad_lightning.runs import FAILURE, RunDirectory
 from rad_lightning.train import Cell, Shared, open_cell, train_cell
-
-FAILURE = "failure.json"
 
 # What the cells of this process share. A process that outlives a sweep forgets it with `forget`.
 _shared = Shared()

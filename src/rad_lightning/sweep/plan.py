@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any
 
 import torch
 
-from rad_lightning.config import TrainConfig
+from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.errors import UserError
 from rad_lightning.fit import build_head
 from rad_lightning.flows.coupling import nll
 from rad_lightning.progress import Progress, duration
-from rad_lightning.runs import RunDirectory, write_text
+from rad_lightning.runs import PLAN, RESULT, RunDirectory, write_text
 from rad_lightning.train import Cell, Shared, open_cell
 
-PLAN = "sweep.json"
 PLAN_VERSION = 1
 TIMED_STEPS = 5
 OVERHEAD = 3.0  # seconds of a cell besides its training steps, where none was measured
@@ -55,11 +53,8 @@ class Planned:
 
 
 def stamp(run: RunDirectory) -> int | None:
-    """When the result was written, in nanoseconds; ``None`` without one."""
-    try:
-        return (run.path / "result.json").stat().st_mtime_ns
-    except OSError:
-        return None
+    """When the result was written, in nanoseconds; ``None`` without a whole one."""
+    return (run.path / RESULT).stat().st_mtime_ns if run.done else None
 
 
 def make_plan(
@@ -91,10 +86,28 @@ def make_plan(
         raise UserError(planned[0].problem or "nothing to run")
     if len({p.run.path.parent.resolve() for p in possible}) > 1:
         raise UserError("output differs between the cells of a sweep: accepted is one folder")
-    names = Counter(p.run.path.name for p in possible)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise UserError(f"two cells of the sweep are the same run {twice[0]}")
+    refuse_twins(possible)
     return planned
+
+
+def refuse_twins(planned: Sequence[Planned]) -> None:
+    """Raise ``UserError`` at two cells that no table could tell apart."""
+    known: dict[str, Planned] = {}
+    for item in planned:
+        assert item.cfg is not None and item.cell is not None
+        table = item.cell.data.table
+        other = known.setdefault(
+            digest([number_fields(item.cfg), table.name, table.category], 32), item
+        )
+        if other is not item:
+            pair = [
+                " ".join(o for o in p.overrides if o not in q.overrides)
+                for p, q in ((other, item), (item, other))
+            ]
+            raise UserError(
+                f"two cells are the same to a report: {pair[0] or 'one'} and {pair[1] or 'another'}"
+                "; run them as two sweeps, each with an output of its own"
+            )
 
 
 def announce(planned: Sequence[Planned], progress: Progress) -> None:

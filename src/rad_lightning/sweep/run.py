@@ -8,7 +8,8 @@ from rad_lightning.config import TrainConfig
 from rad_lightning.errors import CellsFailedError, UserError
 from rad_lightning.progress import Progress
 from rad_lightning.report import write_report
-from rad_lightning.sweep.cells import FAILURE, failure_of, forget, write_failure
+from rad_lightning.runs import FAILURE
+from rad_lightning.sweep.cells import failure_of, forget, write_failure
 from rad_lightning.sweep.plan import Planned, announce, make_plan, write_plan
 from rad_lightning.sweep.watch import Watch
 
@@ -56,13 +57,16 @@ def run_sweep(
         progress.say(f"   interrupted with {sum(p.to_go for p in planned)} cells to go")
         raise
     if any(p.done for p in planned):
-        progress.say(f"      report  {write_report(folder)}")
+        try:
+            progress.say(f"      report  {write_report(folder)}")
+        except UserError as error:  # no labelled image was tested, say
+            progress.say(f"   no report  {error}")
     if reasons := what_failed(planned):
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         lost = sum(not p.done for p in planned)
+        again = "; the same command tries them again" if any(p.to_go for p in planned) else ""
         raise CellsFailedError(
-            f"{lost} of {len(planned)} cells have no result: {reasons[0]}{more}; "
-            "the same command tries them again"
+            f"{lost} of {len(planned)} cells have no result: {reasons[0]}{more}{again}"
         )
     return planned
 

@@ -85,7 +85,7 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
             name=run.path.name,
             id=run_id(cfg, run),
             resume="allow" if online else None,
-            tags=[*cfg.logger.tags, *tags(facts)],
+            tags=tags(cfg.logger.tags, facts),
             config={**asdict(cfg), "facts": facts},
             reinit="finish_previous",
             settings=settings,
@@ -112,11 +112,11 @@ def logged_in() -> bool:
         return False
 
 
-def tags(facts: dict[str, Any]) -> list[str]:
+def tags(given: list[str], facts: dict[str, Any]) -> list[str]:
     """What a dashboard filters by; W&B allows 64 characters a tag."""
     noise = facts["noise"]
     level = "clean" if noise["mode"] == "none" else f"{noise['mode']}={noise['requested']:g}"
-    named = (facts["dataset"], facts["category"], facts["head"], facts["method"], level)
+    named = (*given, facts["dataset"], facts["category"], facts["head"], facts["method"], level)
     return list(dict.fromkeys(str(tag)[:64] for tag in named if tag))
 
 

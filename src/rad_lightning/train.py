@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Cell:
     data: Dataset
     backbone: FrozenBackbone
 
-    @property
+    @cached_property  # it hashes the list of images and the weights
     def run(self) -> RunDirectory:
         """The run's directory, named after what changes its numbers: settings, images, weights."""
         cfg, table = self.cfg, self.data.table

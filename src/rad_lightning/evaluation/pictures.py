@@ -41,14 +41,14 @@ def draw(
     Images are ranked by how far their score lies on the right side of the threshold, so that
     ``worst`` shows the misses and the false alarms. Unlabelled images rank as if anomalous.
     """
-    if not len(scored.test):
+    if not len(scored.test) or not cfg.pictures:
         return
     samples = data.samples(*Roles.TESTED)
     labels = np.array([s.label for s in samples])
     scores = scored.test.numpy()
     title = f"{data.table.name}/{data.table.category}: scores of {len(samples)} test images"
     score_histogram(run / "histogram.png", scores, labels, limit, title)
-    if not scored.has_maps or not cfg.pictures:
+    if not scored.has_maps:
         return
     order = np.argsort(right_side(scores, labels, limit), kind="stable")
     count = min(cfg.pictures, len(order))

@@ -224,7 +224,7 @@ class EvaluationConfig:
     # Training images scored beside the held-out ones; None: all. Scoring all can take as long as
     # scoring the test set, which a sweep pays for in every cell.
     train_images: int | None = setting(None, low=0)
-    pictures: int = setting(3, low=0, numbers=False)  # of the best, median and worst images each; 0: none
+    pictures: int = setting(3, low=0, numbers=False)  # of the best, median, worst each; 0: none
     worst: int = setting(4, low=0, numbers=False)  # thumbnails of the worst images, for reports
 
 

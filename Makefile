@@ -28,7 +28,7 @@ demo: $(VENV)/.run ## train on the embedded images and make pictures; no downloa
 	$(RUN)
 
 test: $(VENV)/.dev ## the test suite
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

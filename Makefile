@@ -37,7 +37,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 sweep: $(VENV)/.run ## the noise sweep on the embedded images, in a size for two cores (about 10 minutes)
-	$(RUN) +experiment=noise_sweep noise.ratio=0,0.3,0.5
+	$(RUN) +experiment=noise_sweep noise.ratio=0,0.3,0.5 method.steps=200
 
 report: $(VENV)/.run ## its tables, plots and page again, from the result files
 	$(RUN) report sweep=$(SWEEP)

@@ -42,7 +42,26 @@ class Shared:
     """What the cells of a sweep in one process need not read or build twice."""
 
     tables: Tables = field(default_factory=lambda: Tables({}))
-    backbones: dict[tuple[object, ...], FrozenBackbone] = field(default_factory=dict)
+    backbones: dict[tuple[object, ...], FrozenBackbone | UserError] = field(default_factory=dict)
+
+    def backbone(self, cfg: TrainConfig) -> FrozenBackbone:
+        """The backbone that ``cfg`` names. A failure is remembered too: without a network, each
+        try at the hub takes a minute.
+
+        Raises:
+            UserError: unknown model, or weights that cannot be had.
+        """
+        indices, weights = tuple(cfg.backbone.out_indices), chosen_weights(cfg)
+        key = (cfg.backbone.name, indices, weights)
+        if key not in self.backbones:
+            try:
+                self.backbones[key] = FrozenBackbone(cfg.backbone.name, indices, weights)
+            except UserError as error:
+                self.backbones[key] = error
+        found = self.backbones[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
 
 
 @dataclass(frozen=True)
@@ -85,10 +104,7 @@ def open_cell(cfg: TrainConfig, shared: Shared | None = None) -> Cell:
     """
     shared = shared or Shared()
     data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir), shared.tables)
-    key = (cfg.backbone.name, tuple(cfg.backbone.out_indices), chosen_weights(cfg))
-    if key not in shared.backbones:
-        shared.backbones[key] = FrozenBackbone(cfg.backbone.name, key[1], key[2])
-    return Cell(cfg, data, shared.backbones[key])
+    return Cell(cfg, data, shared.backbone(cfg))
 
 
 def train(cfg: TrainConfig, shared: Shared | None = None) -> RunDirectory:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from PIL import Image
 
 from rad_lightning import train
+from rad_lightning.errors import UserError
 from support import SMALL, SMALL_SYNTHETIC
 
 Cli = Callable[..., int]
@@ -218,3 +219,18 @@ def test_odd_category_names_are_found(cli: Cli, tmp_path: Path) -> None:
     data = ("data=mvtec", f"data.root={tmp_path / 'tree'}", "data.category=all")
     assert cli("-m", *data, *SMALL, "backbone.weights=untrained", "method.steps=1") == 0
     assert {r["category"] for r in results("outputs/runs").values()} == set(names)
+
+
+def test_weights_that_cannot_be_had_are_asked_for_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def no_network(*arguments: object) -> None:
+        asked.append(arguments)
+        raise UserError("the hub does not answer")
+
+    monkeypatch.setattr(train, "FrozenBackbone", no_network)
+    assert cli(*SWEEP, "seed=0,1,2") == 2
+    assert len(asked) == 1
+    assert capsys.readouterr().err == "error: the hub does not answer\n"

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from rad_lightning import train
+from rad_lightning.tracking.wandb import log_curves
 from support import SMALL_SYNTHETIC
 
 Cli = Callable[..., int]
@@ -128,3 +129,16 @@ def test_online_without_a_login_is_one_line_and_nothing_is_asked(
     assert cli(*QUICK, "logger.mode=online") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "nobody is logged in" in error
+
+
+def test_a_torn_line_of_the_curves_is_left_out(tmp_path: Path) -> None:
+    class Logged:
+        seen: ClassVar[list[tuple[int, dict[str, float]]]] = []
+
+        def log_metrics(self, values: dict[str, float], step: int) -> None:
+            self.seen.append((step, values))
+
+    log = tmp_path / "metrics.csv"
+    log.write_text("epoch,step,train/nll\n0,0,1.5\n0,1,\n0,2,-")
+    log_curves(Logged(), log)  # type: ignore[arg-type]
+    assert Logged.seen == [(0, {"train/nll": 1.5})]

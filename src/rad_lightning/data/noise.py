@@ -54,12 +54,11 @@ class Contamination:
         """The same request, with what ``roles`` hold in fact (images may turn out unreadable)."""
         drawn = injected_samples(table, roles)
         normals = sum(role == Roles.TRAIN for role in roles)
-        per_training = self.denominator == TRAINING
         return replace(
             self,
             injected=len(drawn),
             normals=normals,
-            of=len(drawn) + normals if per_training else self.of,
+            of=len(drawn) + normals if self.denominator == TRAINING else self.of,
             defect_types=dict(sorted(Counter(s.defect_type for s in drawn).items())),
         )
 
@@ -124,28 +123,18 @@ def inject(
 
 
 def describe(
-    cfg: NoiseConfig, table: SampleTable, roles: Sequence[str], of: int | None = None
+    cfg: NoiseConfig, table: SampleTable, roles: Sequence[str], of: int = 0
 ) -> Contamination:
-    """The contamination that ``roles`` amount to."""
-    drawn = injected_samples(table, roles)
-    normals = sum(role == Roles.TRAIN for role in roles)
+    """The contamination that ``roles`` amount to; ``of`` where it is no share of the training."""
     names = {"add": "normal training images", "pool_fraction": "anomalous images of the dataset"}
-    made = {parse_made(s.path) is not None for s in drawn}
-    source = cfg.source
-    if cfg.mode == "manifest" and made:
-        source = "mixed" if len(made) > 1 else "synthetic" if made.pop() else "real"
-    of = len(drawn) + normals if of is None else of
-    requested = cfg.ratio if cfg.mode != "manifest" else len(drawn) / max(1, of)
-    return Contamination(
-        mode=cfg.mode,
-        source=source,
-        requested=requested,
-        denominator=names.get(cfg.mode, TRAINING),
-        of=of,
-        injected=len(drawn),
-        normals=normals,
-        defect_types=dict(sorted(Counter(s.defect_type for s in drawn).items())),
-    )
+    denominator = names.get(cfg.mode, TRAINING)
+    asked = Contamination(cfg.mode, cfg.source, cfg.ratio, denominator, of, 0, 0, {})
+    found = asked.counted(table, roles)
+    if cfg.mode != "manifest":
+        return found
+    made = {parse_made(s.path) is not None for s in injected_samples(table, roles)}
+    source = "mixed" if len(made) > 1 else "synthetic" if True in made else "real"
+    return replace(found, source=source, requested=found.achieved)
 
 
 def injected_samples(table: SampleTable, roles: Sequence[str]) -> list[Sample]:

@@ -124,7 +124,11 @@ def log_curves(logger: WandbLogger, metrics_csv: Path) -> None:
     """The curves of a ``metrics.csv``: of a part trained before, or in other processes."""
     with metrics_csv.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            values = {k: float(v) for k, v in row.items() if k not in ("epoch", "step") and v}
+            named = {k: v for k, v in row.items() if k not in ("epoch", "step") and v}
+            try:
+                values = {k: float(v) for k, v in named.items()}
+            except (TypeError, ValueError):
+                continue  # a line that a killed process left torn
             if values and (row.get("step") or "").isdigit():
                 logger.log_metrics(values, step=int(row["step"]))
 

@@ -24,6 +24,7 @@ from rad_lightning.features.cache import compute_features
 from rad_lightning.features.extract import FeatureSpec
 from rad_lightning.fit import build_head, embed, fit, fit_whitening
 from rad_lightning.flows.coupling import nll
+from rad_lightning.methods import Training, build_method
 from rad_lightning.progress import Progress
 
 SIZE, BATCH, STEPS = (256, 256), 16, 100
@@ -74,7 +75,9 @@ def main() -> None:
         rows = list(range(len(paths)))
         fit_whitening(head, stored, rows, seed=0)
         samples = embed(head, stored, rows)
-        through = seconds(lambda: fit(head, samples, samples[:0], cfg, Path(folder), None, QUIET))
+        material = Training(samples, torch.arange(len(samples)))
+        built = build_method(cfg.method, head, material, seed=0)
+        through = seconds(lambda: fit(*built, samples[:0], cfg, Path(folder), None, QUIET))
         loop = seconds(lambda: bare_loop(head, samples.flatten(0, 2), cfg.method))
         row("training", STEPS / through, STEPS / loop, "steps/s", "bare loop")
 

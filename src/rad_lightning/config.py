@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ from omegaconf import MISSING, OmegaConf
 
 from rad_lightning.errors import UserError
 
+UNCERTAINTIES = (
+    "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",
+)  # fmt: skip
+TASK_SOURCES = ("bootstrap", "pseudo_noise", "cross_category")
+BETWEEN_TASKS = ("ensemble_variance", "loss_covariance")
 VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
 
 
@@ -162,15 +168,77 @@ class HeadConfig:
 
 
 @dataclass
-class MethodConfig:
-    """How the flow is fitted.
+class L2Config:
+    """The weight penalty ``λ(U)·R(θ)``, R the mean square of the weights (docs/method.md).
 
-    ``plain``: maximum likelihood on all training images, the lower end of every comparison.
-    ``oracle_clean``: the same without the injected images, which only the experimenter can know:
-    the upper end.
+    ``constant``: λ = ``lambda_0``. ``affine``: λ = ``lambda_0``·(1 + ``gamma``·U).
+    ``log_linear``: from ``lambda_min`` at U = 0 to ``lambda_max`` at U = 1, evenly in log λ.
     """
 
-    name: str = setting("plain", choices=("plain", "oracle_clean"))
+    form: str = setting("none", choices=("none", "constant", "affine", "log_linear"))
+    uncertainty: str = setting("tail_weight", choices=UNCERTAINTIES)
+    lambda_0: float = setting(1.0, low=0.0)
+    gamma: float = setting(1.0, low=0.0)
+    lambda_min: float = setting(0.1, above=0.0)
+    lambda_max: float = setting(10.0, above=0.0)
+    where: str = setting("both", choices=("inner", "outer", "both"))
+    momentum: float = setting(0.9, low=0.0, high=0.999)  # of the running mean of U
+
+    @property
+    def on(self) -> bool:
+        return self.form != "none"
+
+
+@dataclass
+class MetaConfig:
+    """Bi-level training (MAML): adapt on the support of a task, be judged on its query.
+
+    A step sees ``method.batch_size`` samples, shared evenly by ``tasks`` and, within a task, by
+    support and query.
+    """
+
+    source: str = setting("none", choices=("none", *TASK_SOURCES))
+    tasks: int = setting(4, low=1)  # of one step, over all processes together
+    images: int = setting(8, low=1)  # that a support, and a query, is drawn from
+    inner_steps: int = setting(1, low=1, high=20)  # K
+    inner_lr: float = setting(0.1, above=0.0)  # α
+    learned_lr: str = setting("none", choices=("none", "per_parameter", "per_step"))
+    order: int = setting(2, choices=(1, 2))
+    adapted_blocks: int | None = setting(None, low=1)  # the last so many (ANIL); None: all
+    deploy: str = setting("adapted", choices=("meta", "adapted"))
+    deploy_support: str = setting("noisy", choices=("noisy", "trusted"))
+    deploy_samples: int = setting(4096, low=1)
+    trusted_fraction: float = setting(0.5, above=0.0, high=1.0)
+    # pseudo_noise
+    pseudo: str = setting("cutpaste", choices=("cutpaste", "perlin", "latent"))
+    max_rate: float = setting(0.5, low=0.0, high=1.0)  # a task's rate is uniform below it
+    # cross_category: meta-train on these, adapt on data.category
+    categories: list[str] | None = setting(None)
+    vectorised: bool = setting(True, numbers=False)  # tasks in one vmap, or one by one
+
+    @property
+    def on(self) -> bool:
+        return self.source != "none"
+
+    def check(self) -> None:
+        """Refuse categories that nothing reads, or the lack of them."""
+        if (self.source == "cross_category") != (self.categories is not None):
+            raise UserError(
+                "method.meta.source=cross_category and method.meta.categories=[A,B] need each other"
+            )
+
+
+@dataclass
+class MethodConfig:
+    """How the flow is fitted: ``name`` is what tables call it, the switches are what it does.
+
+    All off, it is maximum likelihood on all training images, the lower end of every comparison;
+    ``clean_only`` leaves the injected images out, which only the experimenter can know: the upper
+    end. ``l2`` adds the adaptive penalty, ``meta`` the bi-level training.
+    """
+
+    name: str = setting("plain")
+    clean_only: bool = setting(False)
     steps: int = setting(300, low=1)
     batch_size: int = setting(1024, low=1)
     lr: float = setting(2e-3, above=0.0)
@@ -178,6 +246,33 @@ class MethodConfig:
     schedule: str = setting("one_cycle", choices=("one_cycle", "cosine", "constant"))
     grad_clip: float = setting(1.0, low=0.0)
     holdout: float = setting(0.1, low=0.0, high=0.5)  # share of training images kept from the flow
+    l2: L2Config = field(default_factory=L2Config)
+    meta: MetaConfig = field(default_factory=MetaConfig)
+
+    def check(self) -> None:
+        """Refuse settings that would do nothing, or that need each other."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
+            raise UserError(f"method.name = {self.name!r}: accepted are letters, digits and _.+-")
+        self.meta.check()
+        if not self.l2.on:
+            return
+        if self.l2.lambda_min > self.l2.lambda_max:
+            raise UserError(
+                f"method.l2.lambda_min = {self.l2.lambda_min:g}: accepted are values up to "
+                f"method.l2.lambda_max = {self.l2.lambda_max:g}"
+            )
+        if not self.meta.on and self.l2.uncertainty != "tail_weight":
+            raise UserError(
+                f"method.l2.uncertainty = {self.l2.uncertainty!r} needs method.meta.source: "
+                "accepted without is tail_weight"
+            )
+        if not self.meta.on and self.l2.where == "inner":
+            raise UserError("method.l2.where = 'inner' needs method.meta.source")
+        if self.meta.tasks == 1 and self.l2.uncertainty in BETWEEN_TASKS:
+            raise UserError(
+                f"method.l2.uncertainty = {self.l2.uncertainty!r} compares tasks: "
+                "accepted is method.meta.tasks >= 2"
+            )
 
 
 @dataclass
@@ -252,6 +347,8 @@ class TrainConfig:
         """Raise ``UserError`` at combinations that no single field can see."""
         self.data.check()
         self.noise.check()
+        self.method.check()
+        self._check_tasks()
         sides = self.data.size
         if len(sides) != 2:
             raise UserError(f"data.size = {sides}: accepted are two numbers, [height, width]")
@@ -269,6 +366,24 @@ class TrainConfig:
         if self.head.position_dims % 4:
             raise UserError(
                 f"head.position_dims = {self.head.position_dims}: accepted are multiples of 4"
+            )
+
+    def _check_tasks(self) -> None:
+        meta, l2 = self.method.meta, self.method.l2
+        if meta.on and self.method.batch_size < 2 * meta.tasks:
+            raise UserError(
+                f"method.batch_size = {self.method.batch_size}: accepted are at least two samples "
+                f"for each of the method.meta.tasks = {meta.tasks} tasks"
+            )
+        if l2.on and l2.uncertainty == "view_variance" and len(self.head.views) < 2:
+            raise UserError(
+                f"method.l2.uncertainty = 'view_variance' needs two views, head.views has "
+                f"{self.head.views}"
+            )
+        if meta.categories and self.data.name not in ("synthetic", "mvtec"):
+            raise UserError(
+                f"method.meta.source=cross_category: data={self.data.name} has no categories; "
+                "accepted are data=mvtec, data=synthetic"
             )
 
 
@@ -389,12 +504,15 @@ def _describe(rules: Any) -> str:
 
 
 def number_fields(node: Any) -> dict[str, Any]:
-    """The part of a config that changes the numbers of a run, as plain nested dicts."""
+    """The part of a config that changes the numbers of a run, as plain nested dicts.
+
+    A part that is switched off (``on`` is false) changes nothing, whatever it holds.
+    """
     kept: dict[str, Any] = {}
     for f in dataclasses.fields(node):
         value = getattr(node, f.name)
         if dataclasses.is_dataclass(value):
-            if inner := number_fields(value):
+            if getattr(value, "on", True) and (inner := number_fields(value)):
                 kept[f.name] = inner
         elif f.metadata.get("numbers", True):
             kept[f.name] = value

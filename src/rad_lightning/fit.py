@@ -9,6 +9,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
-from rad_lightning.data.datamodule import SampleDataModule
+from rad_lightning.data.datamodule import Batches, StepDataModule
 from rad_lightning.errors import UserError
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.methods import flat_samples
 from rad_lightning.modules.callbacks import KeepBest, SaveLast, StepBar
 from rad_lightning.modules.plain import PlainFlow
 from rad_lightning.progress import Progress
@@ -90,17 +92,26 @@ def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
     return torch.cat(parts)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How a training ended: whether this is its first node, and the trimmed NLL of the held-out
+    samples under the deployed parameters (nats per dimension; ``None`` without such samples)."""
+
+    first_node: bool
+    held_out_nll: float | None
+
+
 def fit(
-    head: Head,
-    samples: Tensor,
+    module: PlainFlow,
+    batches: Batches,
     held_out: Tensor,
     cfg: TrainConfig,
     run: Path,
     checkpoint: Path | None,
     progress: Progress,
     wandb: WandbLogger | None = None,
-) -> Trainer:
-    """Train ``head.flow`` in place on ``(N, V, L, D)`` samples.
+) -> Fit:
+    """Train ``module.head.flow`` in place, and give it its deployed parameters.
 
     Args:
         held_out: ``(n, V, L, D)`` samples of training images that the flow must not see; they
@@ -108,13 +119,10 @@ def fit(
         checkpoint: of an interrupted training, to go on from.
         wandb: gets the curves beside ``metrics.csv``.
     """
-    module = PlainFlow(head, cfg.method)
-    batches = SampleDataModule(
-        *flat_samples(samples),
-        batch_size=cfg.method.batch_size,
-        steps=cfg.method.steps,
-        seed=cfg.seed,
-    )
+    data = StepDataModule(batches, steps=cfg.method.steps, seed=cfg.seed)
+    judge = None
+    if len(held_out):
+        judge = KeepBest(*flat_samples(held_out), cfg.method.steps, cfg.seed)
     log = run / "metrics.csv"
     earlier = log.read_text() if checkpoint and log.is_file() else ""
     spawned = "spawn" in cfg.trainer.strategy
@@ -124,12 +132,12 @@ def fit(
     with quiet_lightning(), progress.bar("training", cfg.method.steps) as bar:
         # A bar cannot travel to spawned processes.
         callbacks: list[Callback] = [] if spawned else [StepBar(bar)]
-        if len(held_out):
-            callbacks.append(KeepBest(*flat_samples(held_out), cfg.method.steps, cfg.seed))
+        if judge:
+            callbacks.append(judge)
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
         try:
-            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C, which it ignores from then on
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise (error.__context__ or error) from None
@@ -137,14 +145,7 @@ def fit(
         write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
         if wandb and spawned:
             log_curves(wandb, log)
-    return trainer
-
-
-def flat_samples(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """``(N, V, L, D)`` -> the samples that show an image ``(P, D)``, their positions ``(P,)``."""
-    flat = samples.flatten(0, 2)
-    valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
-    return flat[valid], valid % samples.shape[2]
+    return Fit(trainer.is_global_zero, judge.judge(module) if judge else None)
 
 
 def joined_log(earlier: str, later: str) -> str:
@@ -190,7 +191,7 @@ def build_trainer(
             callbacks=list(callbacks),
             # Not Slurm's: a job of one task may spawn its processes itself.
             plugins=[LightningEnvironment()] if "spawn" in cfg.strategy else None,
-            log_every_n_steps=max(1, min(10, method.steps // 10)),
+            log_every_n_steps=1 if method.l2.on else max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,

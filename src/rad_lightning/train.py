@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rad_lightning.config import TrainConfig, digest, number_fields, to_yaml
 from rad_lightning.data.dataset import Dataset, Tables, open_dataset
+from rad_lightning.data.pseudo import made_path, write_made
 from rad_lightning.data.splits import Roles, file_hashes, write_manifest
 from rad_lightning.errors import UserError
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, evaluate, score
@@ -25,6 +27,7 @@ from rad_lightning.features.cache import FeatureSet, compute_features
 from rad_lightning.features.extract import FeatureSpec
 from rad_lightning.fit import build_head, embed, fit, fit_whitening
 from rad_lightning.flows.heads import Head
+from rad_lightning.methods import Training, build_method
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
@@ -145,11 +148,11 @@ def run_cell_stages(
     """Features, fit, scores, evaluation, pictures; returns the result, on the first node alone."""
     cfg, run = cell.cfg, cell.run
     device = pick_device(cfg.trainer.accelerator)
-    data, features = featurise(cell, device, progress)
+    data, features = featurise(cell, progress)
     run.write_text("config.yaml", to_yaml(cfg))
     write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes)
     with progress.stage("samples"):
-        usable = usable_images(data, cfg.method.name)
+        usable = usable_images(data, cfg.method.clean_only)
         if not usable.any():
             raise UserError(
                 f"method={cfg.method.name}: all {len(usable)} training images are injected ones; "
@@ -157,13 +160,16 @@ def run_cell_stages(
             )
         head, samples = whiten(cfg, data, features, usable, device)
         held_out = held_out_images(data, usable, cfg.method.holdout, cfg.seed)
+        training = training_material(cell, data, head, samples, usable & ~held_out, progress)
+        module, batches = build_method(cfg.method, head, training, cfg.seed)
     with progress.stage("training"):
         checkpoint = run.usable_checkpoint()
         if checkpoint:
             progress.say(f"    resuming  {checkpoint}")
-        fitted, unseen = samples[usable & ~held_out], samples[held_out]
-        trainer = fit(head, fitted, unseen, cfg, run.path, checkpoint, progress, logger)
-    if not trainer.is_global_zero:
+        fitted = fit(
+            module, batches, samples[held_out], cfg, run.path, checkpoint, progress, logger
+        )
+    if not fitted.first_node:
         return None
     with progress.stage("scoring"):
         head.to(device)
@@ -184,7 +190,9 @@ def run_cell_stages(
     result = summarise(cell, data, features, evaluation, limit, progress)
     if cfg.method.holdout and not held_out.any():
         result["notes"].append(NOTHING_HELD_OUT)
-    return result | {"worst": worst, "held_out": int(held_out.sum())}
+    result["held_out"] = int(held_out.sum())
+    result["held_out_nll"] = fitted.held_out_nll
+    return result | {"worst": worst}
 
 
 def pick_device(accelerator: str) -> torch.device:
@@ -193,7 +201,7 @@ def pick_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if gpu else "cpu")
 
 
-def featurise(cell: Cell, device: torch.device, progress: Progress) -> tuple[Dataset, FeatureSet]:
+def featurise(cell: Cell, progress: Progress) -> tuple[Dataset, FeatureSet]:
     """The features of all images, and the dataset without those that cannot be read."""
     cfg, data = cell.cfg, cell.data
     counts = ", ".join(f"{n} {role}" for role, n in sorted(data.counts().items()))
@@ -203,16 +211,7 @@ def featurise(cell: Cell, device: torch.device, progress: Progress) -> tuple[Dat
         progress.say(f"        note  {note}")
     with progress.stage("features"):
         progress.say(f"    backbone  {cell.backbone.description}")
-        features = compute_features(
-            data.paths(),
-            data.hashes,
-            cell.backbone,
-            feature_spec(cfg),
-            cache_dir=Path(cfg.cache.dir) if cfg.cache.enabled else None,
-            batch_size=cfg.backbone.batch_size,
-            device=device,
-            progress=progress,
-        )
+        features = cell_features(cell, data.paths(), data.hashes, progress)
     if features.unreadable:
         reason = next(iter(features.unreadable.values()))
         more = len(features.unreadable) - 1
@@ -225,6 +224,23 @@ def featurise(cell: Cell, device: torch.device, progress: Progress) -> tuple[Dat
         if not data.rows(*Roles.TRAINED):
             raise UserError(f"{data.table.root}: no readable training image is left")
     return data, features
+
+
+def cell_features(
+    cell: Cell, paths: Sequence[Path], hashes: Sequence[str], progress: Progress
+) -> FeatureSet:
+    """Features of images as this cell's head reads them, from the cache where they are there."""
+    cfg = cell.cfg
+    return compute_features(
+        paths,
+        hashes,
+        cell.backbone,
+        feature_spec(cfg),
+        cache_dir=Path(cfg.cache.dir) if cfg.cache.enabled else None,
+        batch_size=cfg.backbone.batch_size,
+        device=pick_device(cfg.trainer.accelerator),
+        progress=progress,
+    )
 
 
 def chosen_weights(cfg: TrainConfig) -> str:
@@ -248,10 +264,10 @@ def feature_spec(cfg: TrainConfig) -> FeatureSpec:
     )
 
 
-def usable_images(data: Dataset, method: str) -> Tensor:
-    """``(n_train,)`` bool: the training images that ``method`` may learn anything from."""
+def usable_images(data: Dataset, clean_only: bool) -> Tensor:
+    """``(n_train,)`` bool: the training images that a method may learn anything from."""
     clean = [data.roles[row] == Roles.TRAIN for row in data.rows(*Roles.TRAINED)]
-    return torch.tensor(clean) if method == "oracle_clean" else torch.ones(len(clean)).bool()
+    return torch.tensor(clean) if clean_only else torch.ones(len(clean)).bool()
 
 
 def whiten(
@@ -262,6 +278,64 @@ def whiten(
     head = build_head(cfg.head, features.shape(), cfg.seed).to(device)
     fit_whitening(head, features, [r for r, u in zip(rows, usable, strict=True) if u], cfg.seed)
     return head, embed(head, features, rows)
+
+
+def training_material(
+    cell: Cell, data: Dataset, head: Head, samples: Tensor, fitted: Tensor, progress: Progress
+) -> Training:
+    """What the method may learn from: the ``fitted`` images ``(n_train,)``, and more if it asks."""
+    meta = cell.cfg.method.meta
+    rows = [r for r, f in zip(data.rows(*Roles.TRAINED), fitted.tolist(), strict=True) if f]
+    groups = group_numbers([data.table.samples[row].group for row in rows])
+    spoiled, others = None, []
+    if meta.source == "pseudo_noise" and meta.pseudo != "latent":
+        spoiled = embed_images(cell, head, *spoiled_images(cell, data, rows), progress)
+    for category in meta.categories or [] if meta.source == "cross_category" else []:
+        others.append(other_category(cell, category, progress))
+    return Training(samples[fitted], groups, spoiled, tuple(others))
+
+
+def group_numbers(names: Sequence[str]) -> Tensor:
+    """Physical parts as numbers, ``(n,)``."""
+    known = {name: number for number, name in enumerate(sorted(set(names)))}
+    return torch.tensor([known[name] for name in names])
+
+
+def spoiled_images(cell: Cell, data: Dataset, rows: Sequence[int]) -> tuple[list[Path], list[str]]:
+    """The images at ``rows`` with a made defect each, and their hashes. What is made on an image
+    follows from its content alone, so that all cells of a sweep share the features."""
+    kind, paths = cell.cfg.method.meta.pseudo, []
+    for row in rows:
+        sample, sha256 = data.table.samples[row], data.hashes[row]
+        path = made_path(kind, int(sha256[:15], 16), sample.path)
+        folder = Path(cell.cfg.cache.dir) / "made" / sha256[:16]
+        paths.append(write_made(folder, path, data.table.absolute(sample)))
+    return paths, file_hashes(paths)
+
+
+def other_category(cell: Cell, category: str, progress: Progress) -> tuple[Tensor, Tensor]:
+    """Samples and parts of another category's training images, under the same noise. They are
+    whitened by themselves, so that every category starts from the same Gaussian."""
+    cfg = replace(cell.cfg, data=replace(cell.cfg.data, category=category))
+    data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir))
+    rows = data.rows(*Roles.TRAINED)
+    paths = [data.table.absolute(data.table.samples[row]) for row in rows]
+    features = cell_features(cell, paths, [data.hashes[row] for row in rows], progress)
+    for reason in features.unreadable.values():
+        raise UserError(f"{reason}; of method.meta.categories no image may be unreadable")
+    head = build_head(cfg.head, features.shape(), cfg.seed).to(pick_device(cfg.trainer.accelerator))
+    every = list(range(len(rows)))
+    fit_whitening(head, features, every, cfg.seed)
+    groups = group_numbers([data.table.samples[row].group for row in rows])
+    return embed(head, features, every), groups
+
+
+def embed_images(
+    cell: Cell, head: Head, paths: Sequence[Path], hashes: Sequence[str], progress: Progress
+) -> Tensor:
+    """Flow samples ``(n, V, L, D)`` of any readable images."""
+    features = cell_features(cell, paths, hashes, progress)
+    return embed(head, features, list(range(len(paths))))
 
 
 def held_out_images(data: Dataset, usable: Tensor, fraction: float, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rad_lightning.data.datamodule import SampleBatches, SampleDataModule
+from rad_lightning.data.datamodule import SampleBatches, StepDataModule, Steps
 
 Batches = list[tuple[Tensor, Tensor]]
 SAMPLES = torch.arange(40.0).view(20, 2).half()
@@ -14,7 +14,7 @@ POSITIONS = torch.arange(20) % 4
 def batches(
     *, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0, size: int = 6, steps: int = 8
 ) -> Batches:
-    module = SampleDataModule(SAMPLES, POSITIONS, batch_size=size, steps=steps, seed=seed)
+    module = StepDataModule(SampleBatches(SAMPLES, POSITIONS, size), steps=steps, seed=seed)
     module.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start)
     return list(module.train_dataloader())
 
@@ -42,7 +42,7 @@ def test_a_batch_depends_on_nothing_drawn_before() -> None:
 
 
 def test_iterating_twice_gives_the_same() -> None:
-    dataset = SampleBatches(SAMPLES, POSITIONS, 6, range(8), [0, 0])
+    dataset = Steps(SampleBatches(SAMPLES, POSITIONS, 6), range(8), 1, [0, 0])
     assert same(list(dataset), list(dataset))
 
 
@@ -71,5 +71,5 @@ def test_the_batch_size_is_shared_by_the_ranks(size: int, world: int, each: int)
 
 
 def test_without_a_trainer_it_is_one_process_from_the_start() -> None:
-    module = SampleDataModule(SAMPLES, POSITIONS, batch_size=6, steps=8, seed=0)
+    module = StepDataModule(SampleBatches(SAMPLES, POSITIONS, 6), steps=8, seed=0)
     assert same(list(module.train_dataloader()), batches())

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from rad_lightning.errors import UserError
-from rad_lightning.flows.coupling import nll
+from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.modules.plain import PlainFlow
 from rad_lightning.progress import Bar
 from rad_lightning.randomness import stream_seed
 
@@ -21,9 +22,8 @@ SAMPLES = 4096  # held-out samples of one look
 TRIM = 0.1  # share of the least likely held-out samples left out: they may be mislabelled
 
 
-def trimmed_nll(head: Head, samples: Tensor, positions: Tensor) -> float:
-    """Mean NLL of ``(P, D)`` samples without the least likely tenth."""
-    params = dict(head.flow.named_parameters())
+def trimmed_nll(head: Head, params: Parameters, samples: Tensor, positions: Tensor) -> float:
+    """Mean NLL of ``(P, D)`` samples under ``params`` without the least likely tenth."""
     with torch.no_grad():
         values = nll(head.flow, params, samples, head.condition(positions))
     kept = values.sort().values[: math.ceil((1 - TRIM) * len(values))]
@@ -34,7 +34,7 @@ class KeepBest(Callback):
     """Ends a training with the parameters that were best on images the flow never saw.
 
     A flow soon knows a small training set by heart. Held-out *training* images show when: no test
-    image and no label has a say.
+    image and no label has a say. What is judged are the parameters that would be deployed.
     """
 
     def __init__(self, samples: Tensor, positions: Tensor, steps: int, seed: int) -> None:
@@ -45,13 +45,17 @@ class KeepBest(Callback):
         self.every = max(1, steps // LOOKS)
         self.best, self.best_step, self.params = math.inf, 0, dict[str, Tensor]()
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
+    def judge(self, module: PlainFlow) -> float:
+        """The trimmed NLL of the held-out samples, nats per dimension."""
+        at = next(module.head.flow.parameters())
+        samples, positions = self.samples.to(at), self.positions.to(at.device)
+        return trimmed_nll(module.head, module.deployed(), samples, positions)
+
+    def on_train_batch_end(self, trainer: Trainer, module: PlainFlow, *_: object) -> None:
         step = trainer.global_step
         if step != 1 and step % self.every and step != trainer.max_steps:
             return
-        loss = trimmed_nll(
-            module.head, self.samples.to(module.device), self.positions.to(module.device)
-        )
+        loss = self.judge(module)
         if not math.isfinite(loss):
             raise UserError(
                 f"training diverged at step {step}: the held-out NLL is {loss}; "
@@ -61,12 +65,11 @@ class KeepBest(Callback):
             logger.log_metrics({"holdout/nll": loss}, step=step - 1)
         if loss < self.best:
             self.best, self.best_step = loss, step
-            state = module.head.flow.state_dict()
-            self.params = {k: v.detach().cpu().clone() for k, v in state.items()}
+            self.params = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
 
-    def on_train_end(self, _: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, _: Trainer, module: PlainFlow) -> None:
         if self.params:
-            module.head.flow.load_state_dict(self.params)
+            module.load_state_dict(self.params)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_step": self.best_step, "params": self.params}
@@ -77,7 +80,7 @@ class KeepBest(Callback):
 
 
 class SaveLast(Callback):
-    """Keeps one checkpoint, renewed every so many steps and at the end."""
+    """Keeps one checkpoint, renewed every so many steps; the last holds the deployed detector."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
@@ -86,7 +89,8 @@ class SaveLast(Callback):
         if trainer.global_step % self.every == 0:
             trainer.save_checkpoint(self.path)
 
-    def on_train_end(self, trainer: Trainer, *_: object) -> None:
+    def on_train_end(self, trainer: Trainer, module: PlainFlow) -> None:
+        module.deploy()
         trainer.save_checkpoint(self.path)
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from rad_lightning.config import MethodConfig
-from rad_lightning.flows.coupling import nll
+from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.modules.penalty import Penalty
+from rad_lightning.robust.regularizer import weight_penalty
+from rad_lightning.robust.uncertainty import tail_weight
 
 WARM_UP = 0.1  # share of the steps: the flow starts as the identity, a long one is wasted
 
@@ -22,24 +25,55 @@ class PlainFlow(LightningModule):
     def __init__(self, head: Head, method: MethodConfig) -> None:
         super().__init__()
         self.head, self.method = head, method
+        self.penalty = Penalty(method.l2) if method.l2.on else None
         # Plain values only, so that the checkpoint loads with weights_only=True.
         self.save_hyperparameters(
             {"head": asdict(head.spec), "method": asdict(method)}, logger=False
         )
 
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """θ: the flow's real parameters by name; through them, DDP averages gradients."""
+        return dict(self.head.flow.named_parameters())
+
+    def deployed(self) -> Parameters:
+        """The parameters that the detector is to have if training ends now."""
+        return self.params
+
+    def deploy(self) -> None:
+        """Give ``head.flow`` its deployed parameters, once: here they are its own."""
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         samples, positions = batch
-        flow = self.head.flow
-        params = dict(flow.named_parameters())
-        loss = nll(flow, params, samples, self.head.condition(positions)).mean()
+        losses = nll(self.head.flow, self.params, samples, self.head.condition(positions))
+        return self.finish_step(losses, tail_weight(losses.detach()) if self.penalty else None)
+
+    def finish_step(self, losses: Tensor, uncertainty: Tensor | None) -> Tensor:
+        """The outer loss of a step, logged: mean of ``losses`` and, where it applies, the penalty
+        with the uncertainty of the steps before."""
+        loss = losses.mean()
         self.log("train/nll", loss, prog_bar=True)
+        if self.penalty is not None and uncertainty is not None:
+            size = weight_penalty(self.params)
+            strength = self.penalty.strength
+            if self.method.l2.where != "inner":
+                loss = loss + strength * size
+            self.log("train/lambda", strength)
+            self.log("train/weight_penalty", size)
+            self.penalty.update(uncertainty)
+            self.log("train/uncertainty", self.penalty.uncertainty)
         return loss
+
+    def rates(self) -> list[nn.Parameter]:
+        """Learned inner learning rates: none without an inner loop."""
+        return []
 
     def configure_optimizers(self) -> dict[str, Any]:
         m = self.method
-        optimizer = torch.optim.AdamW(
-            self.head.flow.parameters(), lr=m.lr, weight_decay=m.weight_decay
-        )
+        groups: list[dict[str, Any]] = [{"params": list(self.head.flow.parameters())}]
+        if rates := self.rates():
+            groups.append({"params": rates, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, lr=m.lr, weight_decay=m.weight_decay)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule(optimizer, m), "interval": "step"},

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from rad_lightning.errors import UserError
 from rad_lightning.fit import build_trainer, fit
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.methods import Training, build_method
 from rad_lightning.modules.plain import PlainFlow, schedule
 from rad_lightning.progress import Progress
 
@@ -53,8 +55,16 @@ def config(steps: int, every: int = 1000, precision: str = "32-true", **method: 
 
 def train(cfg: TrainConfig, run: Path, checkpoint: Path | None = None) -> Head:
     head = Head(SPEC)
-    fit(head, mixture(), mixture()[:0], cfg, run, checkpoint, Progress(quiet=True))
+    fit_samples(head, mixture(), cfg, run, checkpoint)
     return head
+
+
+def fit_samples(
+    head: Head, samples: Tensor, cfg: TrainConfig, run: Path, checkpoint: Path | None = None
+) -> None:
+    material = Training(samples, torch.arange(len(samples)))
+    built = build_method(cfg.method, head, material, cfg.seed)
+    fit(*built, samples[:0], cfg, run, checkpoint, Progress(quiet=True))
 
 
 def loss(head: Head) -> float:
@@ -100,7 +110,9 @@ def test_the_checkpoint_loads_without_running_code_and_rebuilds_the_head(
     content = torch.load(run / "last.ckpt", map_location="cpu", weights_only=True)
     assert content["global_step"] == 20
     spec = HeadSpec(**content["hyper_parameters"]["head"])
-    rebuilt = PlainFlow(Head(spec), MethodConfig(**content["hyper_parameters"]["method"]))
+    stored = OmegaConf.create(content["hyper_parameters"]["method"])
+    method = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MethodConfig), stored))
+    rebuilt = PlainFlow(Head(spec), method)
     rebuilt.load_state_dict(content["state_dict"])
     samples = mixture().float()
     assert torch.equal(rebuilt.head.position_scores(samples), head.position_scores(samples))
@@ -149,7 +161,7 @@ def test_padded_positions_are_not_trained_on(tmp_path: Path) -> None:
     samples = mixture()
     samples[:, :, 3:9] = torch.nan
     head = Head(SPEC)
-    fit(head, samples, samples[:0], config(3), tmp_path, None, Progress(quiet=True))
+    fit_samples(head, samples, config(3), tmp_path)
     assert weights(head).isfinite().all()
 
 

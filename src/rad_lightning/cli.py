@@ -22,7 +22,7 @@ from rad_lightning.config import conf_dir, register_schemas, to_typed
 from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
-COMMANDS = ("train", "prepare", "report")
+COMMANDS = ("train", "prepare", "report", "tune")
 PLANNED = ("predict", "audit")
 
 HELP = """\
@@ -34,6 +34,7 @@ commands
   train     fit a detector and evaluate it (the default)
   prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
   report    tables, plots and a page from the results of a sweep
+  tune      look for the method's best settings (Bayesian optimisation with Optuna)
   predict, audit   to come
 
 examples
@@ -45,6 +46,7 @@ examples
   python -m rad_lightning +experiment=noise_sweep           noise x categories x methods x seeds
   python -m rad_lightning -m noise=replace noise.ratio=0,0.3 seed=0,1,2
   python -m rad_lightning report sweep=outputs/noise_sweep
+  python -m rad_lightning tune noise=replace noise.ratio=0.2 trials=30 study=outputs/tune
 
 settings
   data=synthetic|mvtec|ksdd2|ksdd|mtd|folder|csv    head=patch|pooled
@@ -192,7 +194,7 @@ def one_line(error: BaseException) -> str:
     if found := re.search(r"field '(\w+)' is not Optional", text):
         return f"{full_key(text, found.group(1))} = null: a value is needed"
     if found := re.search(r"mandatory value: (\S+)", text):
-        return f"{found.group(1)}: a value is needed"
+        return f"{full_key(text, found.group(1))}: a value is needed"
     if found := re.search(r"(Invalid value assigned: .*?)\n", text):
         return f"{full_key(text, 'setting')}: {found.group(1)}"
     return " ".join(text.split())

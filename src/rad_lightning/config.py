@@ -12,10 +12,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -26,6 +26,7 @@ UNCERTAINTIES = (
     "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",
 )  # fmt: skip
 TASK_SOURCES = ("bootstrap", "pseudo_noise", "cross_category")
+OF_A_BATCH = ("generalisation_gap", "tail_weight")
 BETWEEN_TASKS = ("ensemble_variance", "loss_covariance")
 VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
 
@@ -176,11 +177,11 @@ class L2Config:
     """
 
     form: str = setting("none", choices=("none", "constant", "affine", "log_linear"))
-    uncertainty: str = setting("tail_weight", choices=UNCERTAINTIES)
+    uncertainty: str = setting("generalisation_gap", choices=UNCERTAINTIES)
     lambda_0: float = setting(1.0, low=0.0)
     gamma: float = setting(1.0, low=0.0)
-    lambda_min: float = setting(0.1, above=0.0)
-    lambda_max: float = setting(10.0, above=0.0)
+    lambda_min: float = setting(100.0, above=0.0)
+    lambda_max: float = setting(1e4, above=0.0)
     where: str = setting("both", choices=("inner", "outer", "both"))
     momentum: float = setting(0.9, low=0.0, high=0.999)  # of the running mean of U
 
@@ -202,6 +203,7 @@ class MetaConfig:
     images: int = setting(8, low=1)  # that a support, and a query, is drawn from
     inner_steps: int = setting(1, low=1, high=20)  # K
     inner_lr: float = setting(0.1, above=0.0)  # α
+    inner_clip: float = setting(1.0, low=0.0)  # largest norm of an inner gradient; 0: any
     learned_lr: str = setting("none", choices=("none", "per_parameter", "per_step"))
     order: int = setting(2, choices=(1, 2))
     adapted_blocks: int | None = setting(None, low=1)  # the last so many (ANIL); None: all
@@ -246,6 +248,8 @@ class MethodConfig:
     schedule: str = setting("one_cycle", choices=("one_cycle", "cosine", "constant"))
     grad_clip: float = setting(1.0, low=0.0)
     holdout: float = setting(0.1, low=0.0, high=0.5)  # share of training images kept from the flow
+    # Which step's parameters: the best on held-out training images, or the last, as papers do.
+    keep: str = setting("best", choices=("best", "last"))
     l2: L2Config = field(default_factory=L2Config)
     meta: MetaConfig = field(default_factory=MetaConfig)
 
@@ -261,10 +265,15 @@ class MethodConfig:
                 f"method.l2.lambda_min = {self.l2.lambda_min:g}: accepted are values up to "
                 f"method.l2.lambda_max = {self.l2.lambda_max:g}"
             )
-        if not self.meta.on and self.l2.uncertainty != "tail_weight":
+        if self.l2.uncertainty == "generalisation_gap" and not self.holdout:
+            raise UserError(
+                "method.l2.uncertainty='generalisation_gap' needs held-out training images: "
+                "accepted is method.holdout > 0"
+            )
+        if not self.meta.on and self.l2.uncertainty not in OF_A_BATCH:
             raise UserError(
                 f"method.l2.uncertainty = {self.l2.uncertainty!r} needs method.meta.source: "
-                "accepted without is tail_weight"
+                f"accepted without are {', '.join(OF_A_BATCH)}"
             )
         if not self.meta.on and self.l2.where == "inner":
             raise UserError("method.l2.where = 'inner' needs method.meta.source")
@@ -375,6 +384,12 @@ class TrainConfig:
                 f"method.batch_size = {self.method.batch_size}: accepted are at least two samples "
                 f"for each of the method.meta.tasks = {meta.tasks} tasks"
             )
+        ranks = self.trainer.devices if isinstance(self.trainer.devices, int) else 1
+        if l2.on and meta.on and l2.uncertainty == "ensemble_variance" and meta.tasks < 2 * ranks:
+            raise UserError(
+                f"method.meta.tasks = {meta.tasks}: method.l2.uncertainty='ensemble_variance' "
+                f"compares the tasks of each process; accepted are {2 * ranks} or more"
+            )
         if l2.on and l2.uncertainty == "view_variance" and len(self.head.views) < 2:
             raise UserError(
                 f"method.l2.uncertainty = 'view_variance' needs two views, head.views has "
@@ -385,6 +400,133 @@ class TrainConfig:
                 f"method.meta.source=cross_category: data={self.data.name} has no categories; "
                 "accepted are data=mvtec, data=synthetic"
             )
+
+
+@dataclass
+class TuneRange:
+    """Values that a study may give to the setting ``key``: ``low <= x <= high``, drawn evenly,
+    with ``log`` evenly in log x; with ``int`` whole numbers only."""
+
+    key: str = MISSING
+    low: float = MISSING
+    high: float = MISSING
+    log: bool = False
+    int: bool = False
+
+    def check(self) -> None:
+        """Raise ``UserError`` at a range that holds nothing, or that its setting cannot take."""
+        types = tunable()
+        if self.key not in types:
+            raise UserError(f"{self.key!r} cannot be tuned: accepted are {', '.join(types)}")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise UserError(f"low = {self.low:g}, high = {self.high:g}: accepted are finite values")
+        if self.low >= self.high:
+            raise UserError(f"low = {self.low:g}: accepted are values < high = {self.high:g}")
+        if self.log and self.low <= 0:
+            raise UserError(f"low = {self.low:g} with log=true: accepted are values > 0")
+        whole = types[self.key] == "int"
+        if self.int != whole:
+            numbers = "whole numbers" if whole else "any number"
+            raise UserError(f"{self.key} takes {numbers}: accepted is int={str(whole).lower()}")
+        if whole and (self.low % 1 or self.high % 1):
+            raise UserError(f"low = {self.low:g}, high = {self.high:g}: accepted are whole numbers")
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """A study: ``trials`` trainings whose settings are drawn from ``space``, the rest as given."""
+
+    trials: int = setting(30, low=1, numbers=False)  # finished ones, earlier calls' included
+    study: str = setting("outputs/tune", numbers=False)  # its folder
+    space: dict[str, TuneRange] = field(default_factory=dict, metadata={"numbers": False})
+
+    def check(self) -> None:
+        """Raise ``UserError`` at what no trial could do, besides what a training refuses."""
+        super().check()
+        if not self.method.holdout:
+            raise UserError(
+                "method.holdout = 0: held-out images judge a trial, accepted are values > 0"
+            )
+        if self.trainer.num_nodes > 1:
+            raise UserError(
+                f"trainer.num_nodes = {self.trainer.num_nodes}: a trial runs on one machine; "
+                "others may run the same command on the same study"
+            )
+        if not self.space:
+            raise UserError("space = {}: accepted is at least one NAME: {key, low, high}")
+        known: dict[str, str] = {}
+        for name, values in self.space.items():
+            try:
+                values.check()
+                if (other := known.setdefault(values.key, name)) != name:
+                    raise UserError(f"{values.key} is the key of space.{other} too")
+                self._check_ends(values)
+            except UserError as error:
+                raise UserError(f"space.{name}: {error}") from None
+
+    def _check_ends(self, values: TuneRange) -> None:
+        """Both ends of a range are settings that a training accepts, and that it tells apart."""
+        ends = [self.trial({values.key: end}) for end in (values.low, values.high)]
+        unread = unread_penalty(self.method.l2, values.key)
+        if unread or number_fields(ends[0]) == number_fields(ends[1]):
+            raise UserError(
+                f"{values.key} does nothing with method.l2.form={self.method.l2.form} "
+                f"method.meta.source={self.method.meta.source}"
+            )
+
+    def trial(self, values: Mapping[str, float]) -> TrainConfig:
+        """The training with ``values`` (dotted key -> number), checked like a user's own."""
+        cfg = TrainConfig(
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)}
+        )
+        types = tunable()
+        for key, value in values.items():
+            cfg = replaced(cfg, key, int(value) if types[key] == "int" else float(value))
+        for fault in faults(cfg):
+            raise UserError(fault)
+        cfg.check()
+        return cfg
+
+
+def tunable() -> dict[str, str]:
+    """The settings that a study may choose, each ``"int"`` or ``"float"``.
+
+    Only those that leave the held-out samples as they are: likelihoods of other samples, say of
+    more channels, say nothing about which settings are better.
+    """
+    found = {f"method.{key}": kind for key, kind in number_types(MethodConfig).items()}
+    del found["method.holdout"]
+    head = number_types(HeadConfig)
+    return found | {f"head.{key}": head[key] for key in ("blocks", "hidden", "clamp")}
+
+
+def number_types(schema: Any) -> dict[str, str]:
+    """Dotted keys of the numbers in a dataclass, with those of the dataclasses in it."""
+    found: dict[str, str] = {}
+    for name, kind in get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            found |= {f"{name}.{key}": inner for key, inner in number_types(kind).items()}
+        for plain in {int, float} & set(get_args(kind) or (kind,)):
+            found[name] = plain.__name__
+    return found
+
+
+def unread_penalty(l2: L2Config, key: str) -> bool:
+    """Whether ``key`` is a strength of the penalty that its form does not look at."""
+    read = {
+        "constant": ("lambda_0",),
+        "affine": ("lambda_0", "gamma"),
+        "log_linear": ("lambda_min", "lambda_max"),
+    }
+    strengths = {f"method.l2.{name}" for names in read.values() for name in names}
+    return key in strengths - {f"method.l2.{name}" for name in read.get(l2.form, ())}
+
+
+def replaced(node: Any, key: str, value: Any) -> Any:
+    """A copy of a nested dataclass with another value at the dotted ``key``."""
+    name, _, rest = key.partition(".")
+    inner = replaced(getattr(node, name), rest, value) if rest else value
+    return dataclasses.replace(node, **{name: inner})
 
 
 @dataclass
@@ -428,6 +570,7 @@ def register_schemas() -> None:
     """Tell Hydra the types, so that unknown keys and wrong types fail while composing."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="tune_schema", node=TuneConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="report_schema", node=ReportConfig)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)

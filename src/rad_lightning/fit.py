@@ -122,7 +122,9 @@ def fit(
     data = StepDataModule(batches, steps=cfg.method.steps, seed=cfg.seed)
     judge = None
     if len(held_out):
-        judge = KeepBest(*flat_samples(held_out), cfg.method.steps, cfg.seed)
+        judge = KeepBest(
+            *flat_samples(held_out), cfg.method.steps, cfg.seed, cfg.method.keep == "best"
+        )
     log = run / "metrics.csv"
     earlier = log.read_text() if checkpoint and log.is_file() else ""
     spawned = "spawn" in cfg.trainer.strategy

@@ -26,18 +26,22 @@ from rad_lightning.modules.rad import RadFlow
 from rad_lightning.randomness import stream_seed
 from rad_lightning.robust.trusted import central_images
 
+UNSEEN = 512  # held-out samples that a step looks at
+
 
 @dataclass(frozen=True)
 class Training:
     """What a method may learn from: samples ``(n, V, L, D)`` of the training images and their
     physical parts ``(n,)``.
 
-    ``spoiled`` are the same images with made defects; ``others`` are samples and parts of further
+    ``held_out`` ``(m, V, L, D)`` are images that are not trained on. ``spoiled`` are the training
+    images with made defects; ``others`` are samples and parts of further
     categories. Only some task sources ask for them.
     """
 
     samples: Tensor
     groups: Tensor
+    held_out: Tensor | None = None
     spoiled: Tensor | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
 
@@ -50,10 +54,10 @@ def build_method(
     Raises:
         UserError: too few training images for tasks.
     """
+    unseen = unseen_samples(method, training, seed)
     if not method.meta.on:
-        return PlainFlow(head, method), SampleBatches(
-            *flat_samples(training.samples), method.batch_size
-        )
+        samples = SampleBatches(*flat_samples(training.samples), method.batch_size)
+        return PlainFlow(head, method, unseen), samples
     meta = method.meta
     if len(training.samples) < 2:
         raise UserError(
@@ -67,7 +71,24 @@ def build_method(
     source = task_source(meta, bank, trusted, training, seed)
     support = deploy_support(meta, bank, trusted, seed)
     batches = EpisodeBatches(source, meta.tasks, method.batch_size)
-    return RadFlow(head, method, support), batches
+    return RadFlow(head, method, unseen, support), batches
+
+
+def unseen_samples(
+    method: MethodConfig, training: Training, seed: int
+) -> tuple[Tensor, Tensor] | None:
+    """Held-out samples ``(P, D)``, positions ``(P,)`` for a method that looks at them."""
+    if not method.l2.on or method.l2.uncertainty != "generalisation_gap":
+        return None
+    if training.held_out is None or not len(training.held_out):
+        raise UserError(
+            f"method={method.name}: method.l2.uncertainty='generalisation_gap' needs held-out "
+            "training images, and none could be held out (too few, or one physical part)"
+        )
+    samples, positions = flat_samples(training.held_out)
+    generator = Generator().manual_seed(stream_seed("unseen", seed))
+    chosen = torch.randperm(len(samples), generator=generator)[:UNSEEN]
+    return samples[chosen], positions[chosen]
 
 
 def task_source(

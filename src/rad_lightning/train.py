@@ -18,8 +18,9 @@ from rad_lightning.data.dataset import Dataset, Tables, open_dataset
 from rad_lightning.data.pseudo import made_path, write_made
 from rad_lightning.data.splits import Roles, file_hashes, write_manifest
 from rad_lightning.errors import UserError
+from rad_lightning.evaluation import curves
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, evaluate, score
-from rad_lightning.evaluation.pictures import draw, draw_worst
+from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
 from rad_lightning.evaluation.summary import print_summary
 from rad_lightning.evaluation.thresholds import threshold
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
@@ -160,7 +161,7 @@ def run_cell_stages(
             )
         head, samples = whiten(cfg, data, features, usable, device)
         held_out = held_out_images(data, usable, cfg.method.holdout, cfg.seed)
-        training = training_material(cell, data, head, samples, usable & ~held_out, progress)
+        training = training_material(cell, data, head, samples, usable, held_out, progress)
         module, batches = build_method(cfg.method, head, training, cfg.seed)
     with progress.stage("training"):
         checkpoint = run.usable_checkpoint()
@@ -187,12 +188,14 @@ def run_cell_stages(
     with progress.stage("pictures"):
         draw(run.path, data, scored, limit, cfg.data, cfg.evaluation)
         worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+        log = curves.read(run.path / "metrics.csv")
+        draw_curves(run.path, log, f"{data.table.name}/{data.table.category}", cfg)
     result = summarise(cell, data, features, evaluation, limit, progress)
     if cfg.method.holdout and not held_out.any():
         result["notes"].append(NOTHING_HELD_OUT)
     result["held_out"] = int(held_out.sum())
     result["held_out_nll"] = fitted.held_out_nll
-    return result | {"worst": worst}
+    return result | curves.summary(log) | {"worst": worst}
 
 
 def pick_device(accelerator: str) -> torch.device:
@@ -281,10 +284,16 @@ def whiten(
 
 
 def training_material(
-    cell: Cell, data: Dataset, head: Head, samples: Tensor, fitted: Tensor, progress: Progress
+    cell: Cell,
+    data: Dataset,
+    head: Head,
+    samples: Tensor,
+    usable: Tensor,
+    held_out: Tensor,
+    progress: Progress,
 ) -> Training:
-    """What the method may learn from: the ``fitted`` images ``(n_train,)``, and more if it asks."""
-    meta = cell.cfg.method.meta
+    """What the method may learn from: the usable images ``(n_train,)``, and more if it asks."""
+    meta, fitted = cell.cfg.method.meta, usable & ~held_out
     rows = [r for r, f in zip(data.rows(*Roles.TRAINED), fitted.tolist(), strict=True) if f]
     groups = group_numbers([data.table.samples[row].group for row in rows])
     spoiled, others = None, []
@@ -292,7 +301,7 @@ def training_material(
         spoiled = embed_images(cell, head, *spoiled_images(cell, data, rows), progress)
     for category in meta.categories or [] if meta.source == "cross_category" else []:
         others.append(other_category(cell, category, progress))
-    return Training(samples[fitted], groups, spoiled, tuple(others))
+    return Training(samples[fitted], groups, samples[held_out], spoiled, tuple(others))
 
 
 def group_numbers(names: Sequence[str]) -> Tensor:

@@ -72,6 +72,28 @@ def test_a_sweep_plans_runs_and_reports_then_has_nothing_to_do(
     assert not set(stamps().values()) & set(before.values())
 
 
+def test_a_sweep_shows_how_uncertain_its_methods_were(cli: Cli) -> None:
+    assert cli(*SWEEP, "noise.ratio=0,0.5", "method=plain,rad", "evaluation.pictures=1") == 0
+    for run, result in results().items():
+        adaptive = result["method"] == "rad"
+        curves = result["curves"]
+        names = {"uncertainty", "lambda", "weight_penalty"} if adaptive else set()
+        assert set(curves) == {"step", "nll"} | names
+        assert ("uncertainty" in result) == adaptive
+        assert not adaptive or curves["step"] == list(range(6))
+        assert not adaptive or 0 <= result["uncertainty"] <= 1
+        with Image.open(Path("sweep") / run / "curves.png") as picture:
+            assert (picture.height > picture.width) == adaptive
+    page = Path("sweep/report/index.html").read_text()
+    assert 'id="uncertainty"' in page and 'href="#uncertainty"' in page
+    with Path("sweep/report/uncertainty.csv").open() as file:
+        ends = {row["ratio"]: float(row["uncertainty"]) for row in csv.DictReader(file)}
+    assert sorted(ends.values()) == sorted(
+        r["uncertainty"] for r in results().values() if r["method"] == "rad"
+    )
+    assert set(ends) == {"0.0", "0.5"}
+
+
 def test_a_changed_setting_is_a_new_cell(cli: Cli) -> None:
     assert cli(*SWEEP, "noise.ratio=0.5") == 0
     assert cli(*SWEEP, "noise.ratio=0.5", "method.lr=0.001") == 0

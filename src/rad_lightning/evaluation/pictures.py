@@ -1,4 +1,4 @@
-"""Pictures of a run: anomaly-map overlays and the histogram of scores."""
+"""Pictures of a run: anomaly-map overlays, the histogram of scores, the curves of its training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from rad_lightning.config import DataConfig, EvaluationConfig
+from rad_lightning.config import DataConfig, EvaluationConfig, TrainConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import load_image, resize_image
 from rad_lightning.data.samples import NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import Roles
+from rad_lightning.evaluation.curves import Row, thin
 from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
 from rad_lightning.evaluation.thresholds import robust_centre
 
 CLEAR_FINDING = 3.0  # in distances from the median training position to the last of a thousand
 BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
+# Curves of a training by name: label and colour.
+PANELS = {
+    "nll": ("NLL\n(nats per dimension)", NORMAL_COLOUR),
+    "uncertainty": ("uncertainty U", INK),
+    "lambda": ("λ(U)", INK),
+    "weight_penalty": ("penalty R(θ)", INK),
+}
 THUMBNAIL = 160  # pixels on a side
 
 
@@ -208,6 +216,53 @@ def score_histogram(
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
     _save(figure, path)
+
+
+def draw_curves(run: Path, rows: Sequence[Row], name: str, cfg: TrainConfig) -> None:
+    """Write ``curves.png``, if there are pictures and there is a curve."""
+    if cfg.evaluation.pictures and thin(rows):
+        training_curves(run / "curves.png", rows, f"{name}: training of {cfg.method.name}")
+
+
+def training_curves(path: Path, rows: Sequence[Row], title: str) -> None:
+    """A panel per curve over one axis of steps: every step, and means of runs of steps."""
+    means = thin(rows)
+    shown = [name for name in PANELS if name in means]
+    figure = Figure(figsize=(6.4, 1.6 + 1.5 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    ratios = [1.6, *(1.0 for _ in shown[1:])]
+    panels = figure.subplots(len(shown), squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
+    for axis, name in zip(panels, shown, strict=True):
+        label, colour = PANELS[name]
+        axis.plot(*_known(rows, name), color=colour, alpha=0.3, linewidth=0.8)
+        axis.plot(means["step"], means[name], color=colour, linewidth=1.6, label="training")
+        axis.set_ylabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        if name == "uncertainty":
+            axis.set_ylim(0, 1)
+        if name == "lambda" and wide(means[name]):
+            axis.set_yscale("log")
+    steps, held_out = _known(rows, "held_out_nll")
+    if held_out:
+        look = {"color": ANOMALY_COLOUR, "marker": "o", "markersize": 3, "linewidth": 1.2}
+        panels[0].plot(steps, held_out, label="held-out images, trimmed", **look)
+        panels[0].legend(frameon=False, fontsize=8)
+    panels[0].set_title(title, loc="left", fontsize=9, parse_math=False)
+    panels[-1].set_xlabel("training step")
+    figure.align_ylabels()
+    _save(figure, path)
+
+
+def _known(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one column."""
+    found = [(row["step"], row[name]) for row in rows if name in row]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def wide(values: Sequence[float]) -> bool:
+    """Whether a linear axis would hide the small ones."""
+    return min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _save(figure: Figure, path: Path) -> None:

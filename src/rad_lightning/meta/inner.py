@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import grad
 
@@ -24,6 +25,7 @@ def adapt(
     lr: Rate,
     order: int = 2,
     names: Collection[str] | None = None,
+    clip: float | None = None,
 ) -> dict[str, Tensor]:
     """``θ'_{k+1} = θ'_k − α ∇ loss(θ'_k, support)`` for k < ``steps``; ``params`` stay as they are.
 
@@ -38,6 +40,8 @@ def adapt(
             outer gradient is that of the outer loss at θ'_K (first-order MAML).
         names: the parameters that adapt, the others stay at θ (ANIL, Raghu et al., ICLR 2020);
             ``None``: all.
+        clip: largest norm of an inner gradient, over all parameters together; ``None``: any. A
+            single outlier in a small support can otherwise throw θ' out of the flow's stable range.
 
     Raises:
         KeyError: a name or a key of ``lr`` that is no parameter, or a name that ``lr`` lacks.
@@ -62,8 +66,18 @@ def adapt(
             return loss({**rest, **adapting}, support)
 
         gradients = grad(inner)({n: p for n, p in at.items() if n in moving})
+        if clip is not None:
+            gradients = clipped(gradients, clip)
         current |= {n: current[n] - _rate(lr, n, k) * g for n, g in gradients.items()}
     return current
+
+
+def clipped(gradients: Parameters, largest: float) -> dict[str, Tensor]:
+    """``gradients`` shortened to the norm ``largest`` where they are longer."""
+    squares = torch.stack([g.square().sum() for g in gradients.values()]).sum()
+    # Inside the root, so that its derivative at zero stays finite.
+    scale = (largest / (squares + 1e-24).sqrt()).clamp(max=1.0)
+    return {name: scale * g for name, g in gradients.items()}
 
 
 def _rate(lr: Rate, name: str, step: int) -> float | Tensor:

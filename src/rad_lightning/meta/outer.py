@@ -25,6 +25,7 @@ class Inner:
     lr: Rate
     order: int = 2
     names: Collection[str] | None = None
+    clip: float | None = None
     penalty: Callable[[Parameters], Tensor] | None = None  # added to the support's mean loss
 
     def __call__(self, values: Values, params: Parameters, support: Any) -> dict[str, Tensor]:
@@ -35,7 +36,14 @@ class Inner:
             return fit if self.penalty is None else fit + self.penalty(at)
 
         return adapt(
-            loss, params, support, steps=self.steps, lr=self.lr, order=self.order, names=self.names
+            loss,
+            params,
+            support,
+            steps=self.steps,
+            lr=self.lr,
+            order=self.order,
+            names=self.names,
+            clip=self.clip,
         )
 
 

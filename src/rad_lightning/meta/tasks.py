@@ -66,8 +66,8 @@ class Bank:
         chosen = images[slots]
         places = torch.rand(size, generator=generator, dtype=torch.double)
         at = self.flat[self.start[chosen] + (places * self.count[chosen]).long()]
-        _, views, length, dim = self.samples.shape
-        values = self.samples.view(-1, dim)[at].float()
+        _, views, length, _ = self.samples.shape
+        values = self.samples.flatten(0, 2)[at].float()
         return Samples(values, at % length, slots, at // length % views)
 
 

@@ -37,7 +37,10 @@ class KeepBest(Callback):
     image and no label has a say. What is judged are the parameters that would be deployed.
     """
 
-    def __init__(self, samples: Tensor, positions: Tensor, steps: int, seed: int) -> None:
+    def __init__(
+        self, samples: Tensor, positions: Tensor, steps: int, seed: int, keep: bool = True
+    ) -> None:
+        self.keep = keep  # else it only looks
         # Drawn, not strided: a stride in step with the grid would look at a few columns only.
         generator = torch.Generator().manual_seed(stream_seed("looks", seed))
         chosen = torch.randperm(len(samples), generator=generator)[:SAMPLES]
@@ -56,14 +59,14 @@ class KeepBest(Callback):
         if step != 1 and step % self.every and step != trainer.max_steps:
             return
         loss = self.judge(module)
-        if not math.isfinite(loss):
+        if self.keep and not math.isfinite(loss):
             raise UserError(
                 f"training diverged at step {step}: the held-out NLL is {loss}; "
                 "lower method.lr or head.clamp"
             )
         for logger in trainer.loggers:
             logger.log_metrics({"holdout/nll": loss}, step=step - 1)
-        if loss < self.best:
+        if self.keep and loss < self.best:
             self.best, self.best_step = loss, step
             self.params = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
 
@@ -86,7 +89,9 @@ class SaveLast(Callback):
         self.path, self.every = path, every
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step % self.every == 0:
+        # Not at the very end: resuming a training that has all its steps would end it without
+        # giving the flow its best, or its deployed, parameters.
+        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(self.path)
 
     def on_train_end(self, trainer: Trainer, module: PlainFlow) -> None:

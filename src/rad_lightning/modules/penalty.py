@@ -12,6 +12,15 @@ from rad_lightning.config import L2Config
 from rad_lightning.robust.regularizer import affine, log_linear, weight_penalty
 
 
+def gathered(values: Tensor) -> Tensor:
+    """``(n, ...)`` of every process, ``(world * n, ...)``: what one process would have seen."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
 class Penalty(nn.Module):
     """``λ(U)·R(θ)`` with U the running mean of what ``update`` was told, 0 before.
 
@@ -47,11 +56,7 @@ class Penalty(nn.Module):
 
     @torch.no_grad()
     def update(self, uncertainty: Tensor) -> None:
-        """Take the uncertainty of one step, ``()``, into account; its mean over all processes."""
-        if dist.is_available() and dist.is_initialized():
-            uncertainty = uncertainty.clone()
-            dist.all_reduce(uncertainty)
-            uncertainty = uncertainty / dist.get_world_size()
+        """Take the uncertainty of one step, ``()``, into account: of all processes together."""
         m = self.cfg.momentum
         self.total.copy_(m * self.total + (1 - m) * uncertainty)
         self.mass.copy_(m * self.mass + (1 - m))

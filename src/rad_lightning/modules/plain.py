@@ -12,19 +12,26 @@ from torch import Tensor, nn
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.modules.penalty import Penalty
+from rad_lightning.modules.penalty import Penalty, gathered
 from rad_lightning.robust.regularizer import weight_penalty
-from rad_lightning.robust.uncertainty import tail_weight
+from rad_lightning.robust.uncertainty import generalisation_gap, tail_weight
 
 WARM_UP = 0.1  # share of the steps: the flow starts as the identity, a long one is wasted
 
 
 class PlainFlow(LightningModule):
-    """Fits ``head.flow`` to its samples with Adam; the whitening is fitted before."""
+    """Fits ``head.flow`` to its samples with Adam; the whitening is fitted before.
 
-    def __init__(self, head: Head, method: MethodConfig) -> None:
+    Args:
+        unseen: held-out samples ``(P, D)`` and their positions ``(P,)``, which the generalisation
+            gap asks for; never trained on.
+    """
+
+    def __init__(
+        self, head: Head, method: MethodConfig, unseen: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.head, self.method = head, method
+        self.head, self.method, self.unseen = head, method, unseen
         self.penalty = Penalty(method.l2) if method.l2.on else None
         # Plain values only, so that the checkpoint loads with weights_only=True.
         self.save_hyperparameters(
@@ -46,7 +53,19 @@ class PlainFlow(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         samples, positions = batch
         losses = nll(self.head.flow, self.params, samples, self.head.condition(positions))
-        return self.finish_step(losses, tail_weight(losses.detach()) if self.penalty else None)
+        return self.finish_step(losses, self.measure(losses.detach()) if self.penalty else None)
+
+    @torch.no_grad()
+    def measure(self, losses: Tensor) -> Tensor:
+        """The uncertainty of a step from the losses of its batch, ``()``."""
+        losses = gathered(losses.flatten())
+        if self.method.l2.uncertainty == "tail_weight":
+            return tail_weight(losses)
+        assert self.unseen is not None
+        samples, positions = self.unseen
+        samples, positions = samples.to(losses), positions.to(losses.device)
+        unseen = nll(self.head.flow, self.params, samples, self.head.condition(positions))
+        return generalisation_gap(losses, unseen)
 
     def finish_step(self, losses: Tensor, uncertainty: Tensor | None) -> Tensor:
         """The outer loss of a step, logged: mean of ``losses`` and, where it applies, the penalty

@@ -13,6 +13,7 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.meta.inner import Rate
 from rad_lightning.meta.outer import Inner, Outcome, outcome
 from rad_lightning.meta.tasks import Episodes, Samples
+from rad_lightning.modules.penalty import gathered
 from rad_lightning.modules.plain import PlainFlow
 from rad_lightning.robust import uncertainty
 
@@ -29,8 +30,14 @@ class RadFlow(PlainFlow):
         support: what to adapt on after training (``deploy=adapted``); ``None`` deploys θ.
     """
 
-    def __init__(self, head: Head, method: MethodConfig, support: Samples | None = None) -> None:
-        super().__init__(head, method)
+    def __init__(
+        self,
+        head: Head,
+        method: MethodConfig,
+        unseen: tuple[Tensor, Tensor] | None = None,
+        support: Samples | None = None,
+    ) -> None:
+        super().__init__(head, method, unseen)
         self.support = support
         self.adapted: Tensor  # whether the flow holds θ' by now; a checkpoint says so too
         self.register_buffer("adapted", torch.zeros((), dtype=torch.bool))
@@ -52,7 +59,8 @@ class RadFlow(PlainFlow):
         """The inner loop as it stands: its learning rate, and λ(U) where it applies there."""
         meta, lr = self.method.meta, self._rate()
         penalised = self.penalty is not None and self.method.l2.where != "outer"
-        return Inner(meta.inner_steps, lr, order, self.names, self.penalty if penalised else None)
+        penalty = self.penalty if penalised else None
+        return Inner(meta.inner_steps, lr, order, self.names, meta.inner_clip or None, penalty)
 
     def _rate(self) -> Rate:
         meta = self.method.meta
@@ -81,10 +89,14 @@ class RadFlow(PlainFlow):
             self.batch(batch.query),
             self.inner(meta.order),
             vectorised=meta.vectorised,
-            look_at_support=asked and kind in ("generalisation_gap", "loss_covariance"),
+            look_at_support=asked and kind == "loss_covariance",
             look_at_ensemble=asked and kind == "ensemble_variance",
         )
-        return self.finish_step(found.query, measure(kind, found, batch) if asked else None)
+        if not asked:
+            return self.finish_step(found.query, None)
+        if kind in ("tail_weight", "generalisation_gap"):
+            return self.finish_step(found.query, self.measure(found.query.detach()))
+        return self.finish_step(found.query, of_tasks(kind, found, batch))
 
     def deployed(self) -> Parameters:
         if self.support is None or self.adapted:
@@ -102,21 +114,17 @@ class RadFlow(PlainFlow):
 
 
 @torch.no_grad()
-def measure(kind: str, found: Outcome, episodes: Episodes) -> Tensor:
-    """The uncertainty of one step, ``()``: mean over its tasks, or between them."""
-    query = found.query.detach()
-    if kind == "tail_weight":
-        return uncertainty.tail_weight(query).mean()
-    if kind == "view_variance":
-        per_task = uncertainty.view_variance(query, episodes.query.images, episodes.query.views)
-        return per_task.mean()
-    if kind == "ensemble_variance":
+def of_tasks(kind: str, found: Outcome, episodes: Episodes) -> Tensor:
+    """An uncertainty that only tasks can show, ``()``, over those of all processes."""
+    if kind == "ensemble_variance":  # of each process' own models, which share a query
         assert found.ensemble is not None
-        return uncertainty.ensemble_variance(found.ensemble)
+        return gathered(uncertainty.ensemble_variance(found.ensemble)[None]).mean()
+    query = gathered(found.query.detach())
+    if kind == "view_variance":
+        images, views = gathered(episodes.query.images), gathered(episodes.query.views)
+        return uncertainty.view_variance(query, images, views).mean()
     assert found.support is not None
-    if kind == "generalisation_gap":
-        return uncertainty.generalisation_gap(found.support, query).mean()
-    return uncertainty.loss_covariance(found.support.mean(1), query.mean(1))
+    return uncertainty.loss_covariance(gathered(found.support).mean(1), query.mean(1))
 
 
 def block_names(head: Head, last: int | None) -> list[str]:

@@ -3,66 +3,21 @@ never fatal."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from rad_lightning.config import TrainConfig
 from rad_lightning.errors import UserError
+from rad_lightning.report.results import Run, mapping, parse_run, read_json
 from rad_lightning.runs import FAILURE, PLAN, RESULT
 
 UNABLE = "cannot run"  # the kind of a cell that the plan itself refuses
-READABLE = (1, 2)  # schema versions of result.json
-# Runs that differ in these alone stand in one row of a table.
-ACROSS = {"seed", "noise.ratio", "data.category", "data.name"}
 # Lower end first, upper end last: a table then reads from worst to best.
 RANK = {"plain": -1, "oracle_clean": 1}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A thumbnail of an image that its run judged badly; ``margin`` < 0 is the wrong side."""
-
-    file: Path
-    path: str
-    label: int
-    defect_type: str
-    score: float
-    flagged: bool
-    margin: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished cell. ``settings`` are those that change numbers, as ``(key, JSON)`` pairs."""
-
-    folder: Path
-    dataset: str
-    category: str
-    backbone: str
-    head: str
-    method: str
-    seed: int
-    ratio: float
-    noise: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    settings: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-    worst: tuple[Picture, ...]
-    manifest: str
-    git_revision: str
-    packages: Mapping[str, str]
-    modified: float
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
 
 @dataclass(frozen=True)
@@ -183,124 +138,16 @@ def read_sweep(folder: Path) -> Sweep:
     return Sweep(folder, group(runs), plan, failures, (*notes, *superseded, *unread))
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """An object out of a JSON file; ``ValueError`` where there is none."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object")
-    return content
-
-
-def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
-    """A ``result.json``; fields that older versions lack get a neutral value.
-
-    Raises:
-        ValueError: this is not the result of a run.
-    """
-    version = content.get("schema_version")
-    if version not in READABLE:
-        raise ValueError(f"schema_version {version!r}; accepted are {READABLE}")
-    try:
-        config = _mapping(content.get("config", {}))
-        noise = _mapping(content.get("noise") or {"mode": "none", "requested": 0.0})
-        ratio = round(float(noise.get("requested", 0.0)), 6)
-        if not math.isfinite(ratio):
-            raise ValueError(f"noise.requested = {ratio}")
-        names = {key: str(content[key]) for key in ("dataset", "category", "head", "method")}
-        backbone = str(content.get("backbone", "unknown"))
-        # Which weights were loaded is no setting that changes numbers, but a reason not to average.
-        settings = dict(flatten(config)) | {
-            "backbone": json.dumps(backbone, ensure_ascii=False),
-            "head.name": json.dumps(names["head"]),
-            "method.name": json.dumps(names["method"]),
-        }
-        packages = _mapping(content.get("packages") or {})
-        python = {"python": str(content.get("python", "unknown"))}
-        return Run(
-            folder=file.parent,
-            **names,
-            backbone=backbone,
-            seed=int(content["seed"]),
-            ratio=ratio,
-            noise=noise,
-            metrics={
-                str(key): float(value)
-                for key, value in _mapping(content["metrics"]).items()
-                if isinstance(value, int | float) and math.isfinite(value)
-            },
-            settings=tuple(sorted((k, v) for k, v in settings.items() if k not in ACROSS)),
-            notes=tuple(map(str, content.get("notes") or ())),
-            worst=tuple(_pictures(file.parent, content.get("worst") or ())),
-            manifest=str(content.get("manifest_sha256") or "unknown"),
-            git_revision=str(content.get("git_revision") or "unknown"),
-            packages=python | {str(k): str(v) for k, v in packages.items() if v},
-            modified=file.stat().st_mtime,
-        )
-    except KeyError as error:
-        raise ValueError(f"not the result of a run: {error} is missing") from error
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"not the result of a run: {error}") from error
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{type(value).__name__} where an object is due")
-    return value
-
-
-def _pictures(folder: Path, entries: Any) -> Iterator[Picture]:
-    """Thumbnails that can be used; a torn entry costs its picture, not the run."""
-    for entry in entries:
-        try:
-            name = str(entry["file"])
-            if (
-                not name or Path(name).name != name
-            ):  # a result file must not reach outside its folder
-                continue
-            margin, score = float(entry["margin"]), float(entry["score"])
-            kind = str(entry.get("defect_type") or "")
-            path, label, flagged = str(entry["path"]), int(entry["label"]), bool(entry["flagged"])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            continue
-        if math.isfinite(margin) and math.isfinite(score):
-            yield Picture(folder / name, path, label, kind, score, flagged, margin)
-
-
-@functools.cache
-def silent_keys(node: type = TrainConfig, prefix: str = "") -> frozenset[str]:
-    """Dotted keys of the settings that change no number, as ``config.number_fields`` sees them."""
-    hints = get_type_hints(node)
-    found: set[str] = set()
-    for f in dataclasses.fields(node):
-        if dataclasses.is_dataclass(hints[f.name]):
-            found |= silent_keys(hints[f.name], f"{prefix}{f.name}.")
-        elif not f.metadata.get("numbers", True):
-            found.add(prefix + f.name)
-    return frozenset(found)
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """``(dotted key, JSON)`` of every setting that changes numbers; an unknown one may."""
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if key in silent_keys():
-            continue
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{key}.")
-        else:
-            yield key, json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
 def parse_plan(content: Mapping[str, Any], title: str) -> Plan:
     """A ``sweep.json``; raises ``ValueError`` where it is none."""
     try:
         cells = tuple(
-            {**_mapping(cell), "run": None if cell.get("run") is None else str(cell["run"])}
+            {**mapping(cell), "run": None if cell.get("run") is None else str(cell["run"])}
             for cell in content["cells"]
         )
         claims = {
             str(name): {round(float(ratio), 6): float(value) for ratio, value in levels.items()}
-            for name, levels in _mapping(content.get("claims") or {}).items()
+            for name, levels in mapping(content.get("claims") or {}).items()
         }
         if not all(math.isfinite(v) for c in claims.values() for pair in c.items() for v in pair):
             raise ValueError("a claim is not finite")

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from rad_lightning.config import ReportConfig
 from rad_lightning.progress import Progress
-from rad_lightning.report import plots, tables
+from rad_lightning.report import plots, tables, uncertainty
 from rad_lightning.report.collect import Sweep, read_sweep
 from rad_lightning.report.grids import Analysis, analyse
 from rad_lightning.report.page import page
@@ -52,12 +52,14 @@ def write(sweep: Sweep, analysis: Analysis, output: str | None = None) -> Path:
 
 def texts(sweep: Sweep, analysis: Analysis) -> dict[str, str]:
     """The tables by file name; equal results give equal bytes."""
+    sections = uncertainty.section(uncertainty.uncertainty_of(sweep))
     return {
-        "table.md": tables.markdown(analysis, sweep.completeness),
+        "table.md": tables.markdown(analysis, sweep.completeness, sections),
         "table.csv": tables.grids_csv(analysis),
         "table.tex": tables.latex(analysis),
         "comparisons.csv": tables.comparisons_csv(analysis),
         "cells.csv": tables.cells_csv(sweep.series),
+        "uncertainty.csv": uncertainty.runs_csv(sweep),
     }
 
 

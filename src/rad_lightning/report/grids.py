@@ -11,7 +11,8 @@ import numpy as np
 
 from rad_lightning.errors import UserError
 from rad_lightning.evaluation.summary import SHOWN
-from rad_lightning.report.collect import Run, Series, Sweep
+from rad_lightning.report.collect import Series, Sweep
+from rad_lightning.report.noise import Level, noise_levels
 from rad_lightning.report.statistics import (
     FEW_SEEDS,
     Array,
@@ -70,19 +71,6 @@ class Comparison:
     missing: tuple[str, ...]
     p: float
     p_holm: float
-
-
-@dataclass(frozen=True)
-class Level:
-    """What one requested noise level came to, as ``(least, most)`` over runs."""
-
-    protocol: str
-    ratio: float
-    runs: int
-    achieved: tuple[float, float]
-    contamination: tuple[float, float]
-    injected: tuple[float, float]
-    of: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -345,45 +333,6 @@ def _over_levels(pairs: Sequence[tuple[Values, Values]]) -> tuple[Values, Values
         }  # fmt: skip
 
     return averaged(0), averaged(1)
-
-
-def noise_levels(sweep: Sweep) -> tuple[Level, ...]:
-    """What each requested level came to, by protocol."""
-    groups: dict[tuple[str, float], list[Run]] = defaultdict(list)
-    for run in sweep.runs:
-        groups[protocol(run), run.ratio].append(run)
-
-    def span(runs: Iterable[Run], key: str) -> tuple[float, float]:
-        values = [v for run in runs if isinstance(v := run.noise.get(key, 0), int | float)]
-        return (min(values), max(values)) if values else (0.0, 0.0)
-
-    keys = ("achieved", "contamination", "injected", "of")
-    return tuple(
-        Level(name, ratio, len(runs), *(span(runs, key) for key in keys))
-        for (name, ratio), runs in sorted(groups.items())
-    )
-
-
-MEANING = {
-    "none": "no label noise was added",
-    "replace": "{kind} take the place of normal training images",
-    "add": "{kind} come on top of the normal training images",
-    "pool_fraction": "a share of all the dataset's {kind} goes into training",
-    "manifest": "the training set is the one that a manifest records",
-}
-KINDS = {"real": "real defective images", "synthetic": "images with made defects"}
-
-
-def protocol(run: Run) -> str:
-    """How the noise was made and what ρ is a share of, in words."""
-    mode, source = (str(run.noise.get(key, "")) for key in ("mode", "source"))
-    text = f"{mode}: " + MEANING.get(mode, "noise of another version").format(
-        kind=KINDS.get(source, f"{source} images")
-    )
-    denominator = run.noise.get("denominator")
-    return (
-        text if mode == "none" or not denominator else f"{text}; ρ is a share of the {denominator}"
-    )
 
 
 def _metric_notes(sweep: Sweep, metric: str) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from rad_lightning.pages import render
-from rad_lightning.report import plots, tables
-from rad_lightning.report.collect import Failure, Picture, Run, Sweep
-from rad_lightning.report.grids import Analysis, protocol
+from rad_lightning.report import plots, tables, uncertainty
+from rad_lightning.report.collect import Failure, Sweep
+from rad_lightning.report.grids import Analysis
+from rad_lightning.report.noise import protocol
+from rad_lightning.report.results import Picture, Run
 
 SHOWN_WORST = 12
 LARGEST_PICTURE = 250_000  # bytes; a dozen of them keep the page a page
@@ -22,6 +24,7 @@ FILES = {
     "table.md, table.csv, table.tex": "the tables above; the CSV in full precision, as shares of 1",
     "cells.csv": "one row per run, with all its metrics and noise numbers",
     "comparisons.csv": "the paired comparisons in full precision",
+    "uncertainty.csv": "how the uncertainty U and λ(U) ended in each run that has them",
     "curve.png": "the plots in one picture",
 }
 
@@ -45,6 +48,7 @@ def page(sweep: Sweep, analysis: Analysis) -> str:
     name = analysis.metric_name
     (mean_plot,) = plots.svgs([analysis.mean], look, name, large=True)
     panels = plots.svgs(analysis.panels, look, name, large=False) if analysis.panels else []
+    found = uncertainty.uncertainty_of(sweep)
     alike: dict[tuple[str, str], list[Failure]] = {}
     for failure in sweep.failures:
         alike.setdefault((failure.kind, failure.reason), []).append(failure)
@@ -67,6 +71,10 @@ def page(sweep: Sweep, analysis: Analysis) -> str:
         panels=list(zip(analysis.panels, map(Markup, panels), strict=True)),
         swatches=[Markup(plots.swatch(style)) for style in look],
         claim_swatch=Markup(plots.swatch(None)),
+        uncertainty=found,
+        uncertainty_words=uncertainty,
+        trajectories=[tuple(map(Markup, pair)) for pair in plots.trajectories(found)],
+        shades=[Markup(plots.shade(found.ratios, ratio)) for ratio in found.ratios],
         worst=worst_images(sweep),
         failures=list(alike.items()),
         revisions=sorted({run.git_revision for run in runs}),
@@ -78,7 +86,7 @@ def page(sweep: Sweep, analysis: Analysis) -> str:
 
 
 def _formats() -> dict[str, Any]:
-    names = ("number", "interval", "level", "p_value")
+    names = ("number", "decimal", "interval", "level", "p_value")
     return {name: getattr(tables, name) for name in names}
 
 

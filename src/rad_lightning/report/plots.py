@@ -19,11 +19,14 @@ from matplotlib.lines import Line2D
 
 from rad_lightning.report.collect import Series
 from rad_lightning.report.grids import Grid
+from rad_lightning.report.uncertainty import Line, Uncertainty
 
 # Ink of the drawings; in a page it becomes the page's own, so that it shows on light and dark.
 INK = "#1b1f27"
 # After Okabe and Ito: told apart with every common colour blindness, and in print by marker too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5579b", "#b07d00", "#3a9bd0", "#6b6b6b")
+# Of ordered levels, from little to much: a page sets them so that more stands out more from it.
+RAMP = ("#ed6925", "#dd513a", "#c73e4c", "#a92e5e", "#86216b", "#61136e", "#3b0f6f")
 # A name for matplotlib, and the same shape in a swatch of 30 × 12.
 MARKERS = (
     ("o", "M15 2.6a3.4 3.4 0 1 0 .01 0z"),
@@ -155,6 +158,60 @@ def swatch(style: Style | None) -> str:
     )
 
 
+def shade(ratios: Sequence[float], ratio: float) -> str:
+    """The swatch of one of the ordered levels."""
+    ink = f"var(--r{RAMP.index(_shade(ratios, ratio))})"
+    return (
+        f'<svg viewBox="0 0 30 12" aria-hidden="true" style="stroke: {ink}">'
+        '<path d="M0 6H30" stroke-width="3"/></svg>'
+    )
+
+
+def _shade(ratios: Sequence[float], ratio: float) -> str:
+    """Levels share out the whole ramp; more of them than it has colours share some."""
+    place = ratios.index(ratio) / max(1, len(ratios) - 1)
+    return RAMP[round(place * (len(RAMP) - 1))]
+
+
+def trajectories(found: Uncertainty) -> list[tuple[str, str]]:
+    """U and λ(U) over the training, a pair per series with a line per level; one scale for all."""
+    strengths = [value for r in found.readings for line in r.lines for value in line.strength]
+    pairs = []
+    with _drawing():
+        for r in found.readings:
+            left, right = (Figure(figsize=(3.5, 2.4), layout="constrained") for _ in range(2))
+            _trajectory(left, "uncertainty U", found.ratios, r.lines, "uncertainty")
+            _trajectory(right, "λ(U)", found.ratios, r.lines, "strength")
+            left.axes[0].set_ylim(0, 1)
+            _strength_scale(right.axes[0], strengths)
+            pairs.append((_inline(left, f"U {r.series}"), _inline(right, f"strength {r.series}")))
+    return pairs
+
+
+def _trajectory(
+    figure: Figure, label: str, ratios: Sequence[float], lines: Sequence[Line], name: str
+) -> None:
+    axes = figure.subplots()
+    for line in lines:
+        axes.plot(line.steps, getattr(line, name), color=_shade(ratios, line.ratio), linewidth=1.5)
+    axes.set_xlabel("training step")
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _strength_scale(axes: Any, values: Sequence[float]) -> None:
+    """Logarithmic where a linear axis would hide the small ones."""
+    if not values:
+        return
+    low, high = min(values), max(values)
+    if low > 0 and high > 10 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.2, high * 1.2)
+    else:
+        axes.set_ylim(0, 1.05 * max(high, 1e-12))
+
+
 def _inline(figure: Figure, salt: str) -> str:
     """SVG without prologue and size, with ids of its own and colours that a page can set."""
     buffer = StringIO()
@@ -170,6 +227,8 @@ def _inline(figure: Figure, salt: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S).replace(INK, "currentColor")
     for place, colour in enumerate(COLOURS):
         text = text.replace(colour, f"var(--c{place})")
+    for place, colour in enumerate(RAMP):
+        text = text.replace(colour, f"var(--r{place})")
     return text
 
 

@@ -126,3 +126,33 @@ def holm(p: Sequence[float]) -> Array:
     corrected = np.empty_like(values)
     corrected[order] = np.minimum(stepped, 1.0)
     return corrected
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of ``n`` pairs and its two-sided p; ``None`` where one side does
+    not vary."""
+
+    value: float | None
+    p: float | None
+    n: int
+
+
+def spearman(x: Array, y: Array, resamples: int = RESAMPLES) -> Correlation:
+    """Rank correlation of ``(n,)`` and ``(n,)``; p by permutation.
+
+    The p-values of ``scipy.stats.spearmanr`` are asymptotic: three pairs in order give it 0.
+    """
+    if len(x) < 2:
+        return Correlation(None, None, len(x))
+    ranks = [stats.rankdata(np.round(values, 12)) for values in (x, y)]
+    a, b = (r - r.mean() for r in ranks)
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    if scale == 0:
+        return Correlation(None, None, len(x))
+    rng = np.random.default_rng(stream_seed("report/spearman"))
+    chance = np.array([abs(rng.permutation(a) @ b) for _ in range(resamples)])
+    found = float(a @ b)
+    # A permutation that only rounding tells from the data is as extreme as they are.
+    p = (1 + int((chance >= abs(found) * (1 - 1e-9)).sum())) / (1 + resamples)
+    return Correlation(max(-1.0, min(1.0, found / scale)), p, len(x))

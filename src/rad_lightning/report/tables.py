@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from typing import Any
 
@@ -24,22 +24,29 @@ def number(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "−")
 
 
-def interval(estimate: Estimate) -> str:
+def decimal(value: float | None) -> str:
+    """With two decimals, a true minus, and no negative zero."""
+    return NONE if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
+def interval(estimate: Estimate, show: Callable[[float], str] = number) -> str:
     """``[91.0, 94.9]``, or nothing where there is no interval."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"[{number(estimate.low)}, {number(estimate.high)}]"
+    return f"[{show(estimate.low)}, {show(estimate.high)}]"
 
 
-def short(cell: Cell) -> str:
+def short(cell: Cell, show: Callable[[float], str] = number) -> str:
     """The mean of a cell, starred where it lacks categories."""
     star = "*" if cell.missing else ""
-    return number(cell.estimate.mean) + star if cell.estimate else NONE
+    return show(cell.estimate.mean) + star if cell.estimate else NONE
 
 
-def text(cell: Cell) -> str:
+def text(cell: Cell, show: Callable[[float], str] = number) -> str:
     """A cell in one line."""
-    return f"{short(cell)} {interval(cell.estimate)}".rstrip() if cell.estimate else NONE
+    if not cell.estimate:
+        return NONE
+    return f"{short(cell, show)} {interval(cell.estimate, show)}".rstrip()
 
 
 def level(ratio: float | None) -> str:
@@ -57,34 +64,38 @@ def comparison_cells(c: Comparison) -> list[str]:
 COMPARISON_HEADER = ("difference", "level", "mean", "pairs", "p", "p (Holm)")
 
 
-def p_value(p: float) -> str:
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NONE
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def markdown(analysis: Analysis, completeness: str) -> str:
-    """``table.md``: every grid, the comparisons, the notes."""
-    parts = [f"# {_markdown(analysis.metric_name)}", f"{completeness}.", " ".join(NOTES)]
+def markdown(analysis: Analysis, completeness: str, sections: Sequence[str] = ()) -> str:
+    """``table.md``: every grid, further ``sections``, the comparisons, the notes."""
+    parts = [f"# {escaped(analysis.metric_name)}", f"{completeness}.", " ".join(NOTES)]
     for grid in analysis.grids:
         header = ["", *(level(r) for r in grid.ratios)]
-        rows = [[_markdown(row.label), *map(text, row.cells)] for row in grid.rows]
-        parts += [f"## {_markdown(grid.title)}", _pipes(header, rows)]
+        rows = [[escaped(row.label), *map(text, row.cells)] for row in grid.rows]
+        parts += [f"## {escaped(grid.title)}", pipes(header, rows)]
+    parts += sections
     if analysis.comparisons:
         rows = [
-            [_markdown(pair), *more] for pair, *more in map(comparison_cells, analysis.comparisons)
+            [escaped(pair), *more] for pair, *more in map(comparison_cells, analysis.comparisons)
         ]
-        parts += ["## Paired comparisons", _pipes(COMPARISON_HEADER, rows)]
+        parts += ["## Paired comparisons", pipes(COMPARISON_HEADER, rows)]
     if analysis.notes:
-        parts.append("\n".join(f"- {_markdown(note)}" for note in analysis.notes))
+        parts.append("\n".join(f"- {escaped(note)}" for note in analysis.notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are escaped already."""
     rule = ["---", *("---:" for _ in header[1:])]
     lines = [header, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _markdown(value: str) -> str:
+def escaped(value: str) -> str:
     """Escaped, so that a name is shown and not obeyed; on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(value.split()))
 

@@ -19,20 +19,24 @@ def tail_weight(losses: Tensor) -> Tensor:
     (...)``.
 
     Both sides are measured from the lower quartile, which is one of normal samples as long as these
-    are the majority: ``1 − r / r_normal`` with ``r = (q25 − q05) / (q95 − q25)``.
+    are the majority: ``1 − r / r_normal`` with ``r = (q25 − q05) / (q95 − q25)``. It tells whether
+    there is a tail, hardly how heavy: with anomalies far away it is full at a tenth of them. Few
+    samples look heavy-tailed by chance (0.16 on average at Q = 32, 0.04 at 512).
     """
     levels = torch.tensor([0.05, 0.25, 0.95], dtype=losses.dtype, device=losses.device)
     low, quarter, high = losses.quantile(levels, dim=-1)
-    ratio = (quarter - low) / (high - quarter).clamp(min=TINY)
+    upper = high - quarter
+    # Losses that are all alike have no tail.
+    ratio = torch.where(upper > 0, (quarter - low) / upper.clamp(min=TINY), NORMAL_RATIO)
     weight: Tensor = (1 - ratio / NORMAL_RATIO).clamp(0, 1)
     return weight
 
 
-def generalisation_gap(support: Tensor, query: Tensor) -> Tensor:
-    """What the query costs more than the support, ``(..., S), (..., Q) -> (...)``: ``g / (g + s)``
-    with s the supports' standard deviation, 0 where the query costs less."""
-    gap = (query.mean(-1) - support.mean(-1)).clamp(min=0)
-    return gap / (gap + support.std(-1)).clamp(min=TINY)
+def generalisation_gap(seen: Tensor, unseen: Tensor) -> Tensor:
+    """What unseen samples cost more than those of the training, ``(..., S), (..., Q) -> (...)``:
+    ``g / (g + s)`` with s the standard deviation of the seen ones, 0 where the unseen cost less."""
+    gap = (unseen.mean(-1) - seen.mean(-1)).clamp(min=0)
+    return gap / (gap + seen.std(-1, correction=0)).clamp(min=TINY)
 
 
 def view_variance(losses: Tensor, images: Tensor, views: Tensor) -> Tensor:
@@ -59,7 +63,7 @@ def ensemble_variance(losses: Tensor) -> Tensor:
     """How much models disagree on the same samples, ``(M, Q) -> ()``: the variance between the M
     models as a share of it and the variance between samples."""
     between_models = losses.var(0).mean()
-    between_samples = losses.mean(0).var()
+    between_samples = losses.mean(0).var(correction=0)
     return between_models / (between_models + between_samples).clamp(min=TINY)
 
 

@@ -9,13 +9,16 @@ from rad_lightning.config import (
     BackboneConfig,
     DataConfig,
     HeadConfig,
+    L2Config,
+    MetaConfig,
     MethodConfig,
     NoiseConfig,
     TrainConfig,
     number_fields,
 )
 from rad_lightning.errors import UserError
-from rad_lightning.report.collect import flatten, read_sweep, silent_keys
+from rad_lightning.report.collect import read_sweep
+from rad_lightning.report.results import flatten, silent_keys
 
 
 def labels(folder: Path) -> list[str]:
@@ -80,7 +83,8 @@ def test_silent_keys_are_what_number_fields_leaves_out() -> None:
         noise=NoiseConfig(),
         backbone=BackboneConfig(),
         head=HeadConfig(name="patch"),
-        method=MethodConfig(),
+        # Switched on, since a part that is off changes nothing, whatever it holds.
+        method=MethodConfig(l2=L2Config(form="affine"), meta=MetaConfig(source="bootstrap")),
     )
     every, kept = keys(dataclasses.asdict(cfg)), keys(number_fields(cfg))
     assert silent_keys() - {"claims"} == every - kept  # the claims are empty here

@@ -96,6 +96,21 @@ def test_hostile_names_are_shown_and_not_obeyed(fake) -> None:
     assert image["alt"] == f"missed: x/{HOSTILE}"
 
 
+def test_the_uncertainty_of_a_series_is_well_formed_and_between_gap_and_comparisons(full) -> None:
+    curves = {"step": [0, 1], "nll": [1, 1], "uncertainty": [0.2, 0.4], "lambda": [0.1, 9.0]}
+    for ratio in (0.0, 0.4):
+        ended = {"uncertainty": 0.3 + ratio, "lambda": 2.0, "curves": curves}
+        full.run(method=HOSTILE, ratio=ratio, name=f"run{ratio}", **ended)
+    found = page(full)
+    assert found.open == [] and [t for t, _ in found.tags].count("script") == 1
+    ids = found.attributes("id")
+    assert len(ids) == len(set(ids))
+    sections = [attrs["id"] for tag, attrs in found.tags if tag == "section"]
+    place = sections.index("uncertainty")
+    assert sections[place - 1 : place + 2] == ["gap", "uncertainty", "comparisons"]
+    assert f"{HOSTILE} 0.30* 0.70* 1.00" in found.text and "0 trusts the training" in found.text
+
+
 def test_a_partial_sweep_says_so_and_lists_what_failed(fake) -> None:
     fake.run(name="a")
     fake.fail("b", reason="a score is NaN")
@@ -180,7 +195,7 @@ def test_all_files_are_there_and_nothing_half_written(full, tmp_path: Path) -> N
     assert index == out / "index.html"
     assert {p.name for p in out.iterdir()} == {
         "index.html", "table.md", "table.csv", "table.tex", "cells.csv", "comparisons.csv",
-        "curve.png",
+        "curve.png", "uncertainty.csv",
     }  # fmt: skip
     assert not (full.folder / "report").exists()
     with Image.open(out / "curve.png") as image:

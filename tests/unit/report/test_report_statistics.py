@@ -14,6 +14,7 @@ from rad_lightning.report.statistics import (
     holm,
     resampled_means,
     smallest_p,
+    spearman,
     wilcoxon_p,
 )
 
@@ -145,3 +146,28 @@ def test_holm_of_no_tests() -> None:
 def test_category_means_of_columns() -> None:
     means = category_means([np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[10.0, 20.0]])])
     assert means.tolist() == [6.0, 11.5]
+
+
+def test_spearman_is_scipys_with_an_honest_p() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 4, 20) / 10  # ties, as the levels of a sweep
+    y = x + rng.normal(0, 0.2, 20)
+    found, scipys = spearman(x, y), stats.spearmanr(x, y)
+    assert found.value == pytest.approx(scipys.statistic) and found.n == 20
+    assert found.p == pytest.approx(scipys.pvalue, abs=0.01)
+    assert spearman(x, y) == found
+
+
+def test_few_pairs_in_order_are_no_proof() -> None:
+    three = np.array([0.1, 0.2, 0.3])
+    assert spearman(three, three**2).value == pytest.approx(1)
+    assert spearman(three, -three).value == pytest.approx(-1)
+    assert spearman(three, three).p == pytest.approx(2 / 6, abs=0.02)  # of 3! orders
+    ten = np.arange(10.0)
+    assert spearman(ten, ten).p < 0.001
+
+
+@pytest.mark.parametrize("x", [[], [1.0], [2.0, 2.0, 2.0], [0.1 + 0.2, 0.3]])
+def test_what_does_not_vary_has_no_correlation(x: list[float]) -> None:
+    found = spearman(np.array(x), np.arange(float(len(x))))
+    assert found.value is None and found.p is None and found.n == len(x)

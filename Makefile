@@ -37,7 +37,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 sweep: $(VENV)/.run ## the noise sweep on the embedded images, in a size for two cores (about 10 minutes)
-	$(RUN) +experiment=noise_sweep noise.ratio=0,0.3,0.5 method.steps=200
+	$(RUN) +experiment=noise_sweep noise.ratio=0,0.3,0.5 data.category=weave,gear method.steps=100
 
 report: $(VENV)/.run ## its tables, plots and page again, from the result files
 	$(RUN) report sweep=$(SWEEP)
@@ -45,8 +45,9 @@ report: $(VENV)/.run ## its tables, plots and page again, from the result files
 kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
 	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
 
-bench: $(VENV)/.run ## the pipeline against what it cannot beat
+bench: $(VENV)/.run ## the pipeline against what it cannot beat; a meta-step against a plain step
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/meta.py
 
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -395,6 +395,11 @@ class TrainConfig:
                 f"method.l2.uncertainty = 'view_variance' needs two views, head.views has "
                 f"{self.head.views}"
             )
+        if meta.on and (meta.adapted_blocks or 0) > self.head.blocks:
+            raise UserError(
+                f"method.meta.adapted_blocks = {meta.adapted_blocks}: accepted are values up to "
+                f"head.blocks = {self.head.blocks}"
+            )
         if meta.categories and self.data.name not in ("synthetic", "mvtec"):
             raise UserError(
                 f"method.meta.source=cross_category: data={self.data.name} has no categories; "

@@ -9,5 +9,9 @@ class BusyError(UserError):
     """Another process holds the run directory."""
 
 
+class DivergedError(UserError):
+    """A training ended in NaN or infinity: its settings are at fault, not its data."""
+
+
 class CellsFailedError(Exception):
     """A sweep ended, exit code 1, and some of its cells have no result; the message is one line."""

@@ -83,7 +83,8 @@ def unseen_samples(
     if training.held_out is None or not len(training.held_out):
         raise UserError(
             f"method={method.name}: method.l2.uncertainty='generalisation_gap' needs held-out "
-            "training images, and none could be held out (too few, or one physical part)"
+            "training images, and none could be held out (too few, or one physical part); "
+            "accepted is tail_weight"
         )
     samples, positions = flat_samples(training.held_out)
     generator = Generator().manual_seed(stream_seed("unseen", seed))

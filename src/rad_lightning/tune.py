@@ -35,7 +35,7 @@ from rad_lightning.config import (
     conf_dir,
     digest,
 )
-from rad_lightning.errors import BusyError, UserError
+from rad_lightning.errors import BusyError, DivergedError, UserError
 from rad_lightning.progress import Progress, duration
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import RunDirectory, write_text
@@ -53,7 +53,6 @@ except ModuleNotFoundError as error:
 
 JOURNAL, TABLE, BEST = "journal.jsonl", "study.csv", "best.yaml"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # FAIL: interrupted, done again
-DIVERGED = "diverged"  # in every message about a training that ended in infinity
 
 
 def tune(cfg: TuneConfig) -> Path:
@@ -180,7 +179,7 @@ class Search:
         except BusyError:
             raise
         except UserError as error:
-            if DIVERGED in str(error) or self.trials(TrialState.COMPLETE):
+            if isinstance(error, DivergedError) or self.trials(TrialState.COMPLETE):
                 raise optuna.TrialPruned(" ".join(str(error).split())) from error
             raise  # as every trial would, an unreadable image for example
 

@@ -108,7 +108,9 @@ def train(folder: Path, kind: str, devices: int, batches: Batches, steps: int = 
             precision="64-true",
         ),
     )  # fmt: skip
-    module = Watched(Head(spec), cfg.method)
+    generator = Generator().manual_seed(5)
+    unseen = torch.randn(30, 4, generator=generator) + 1, torch.arange(30) % 20
+    module = Watched(Head(spec), cfg.method, unseen)
     module.folder = folder
     fit(module, batches, torch.empty(0, 1, 20, 4), cfg, folder, None, Progress(quiet=True))
 

@@ -126,9 +126,9 @@ def test_settings_that_fail_are_a_pruned_trial(
     assert [row["state"] for row in table(Path("outputs/none"))] == ["pruned"] * 2
     # Settings that each may be, but not together, are no end either.
     crossed = (
-        *("method.l2.form=log_linear", "method.l2.lambda_max=1", "~space.lambda_0"),
-        *("space.gamma.key=method.l2.lambda_min", "space.gamma.low=0.1", "space.gamma.high=1"),
-        "+space={top: {key: method.l2.lambda_max, low: 0.2, high: 1.1}}",
+        *("method.l2.form=log_linear", "method.l2.lambda_max=1000", "~space.lambda_0"),
+        *("space.gamma.key=method.l2.lambda_min", "space.gamma.low=100", "space.gamma.high=1000"),
+        "+space={top: {key: method.l2.lambda_max, low: 200, high: 1100}}",
     )
     assert cli(*TUNE, *crossed, "trials=6") == 0
     states = [row["state"] for row in table()]
@@ -202,7 +202,7 @@ def test_a_folder_of_another_study_is_refused(
     ("settings", "message"),
     [
         (("trials=0",), "trials = 0: accepted are values >= 1"),
-        (("method.holdout=0",), "method.holdout = 0: held-out images judge a trial"),
+        (("method.holdout=0", "method.l2.uncertainty=tail_weight"), "method.holdout = 0: held-out"),
         (("space.lr.key=method.lrr",), "space.lr: 'method.lrr' cannot be tuned: accepted are "),
         (("space.lr.key=head.channels",), "space.lr: 'head.channels' cannot be tuned"),
         (("space.lr.key=method.weight_decay", "space.lr.low=-1", "space.lr.log=false"), "space.lr"),

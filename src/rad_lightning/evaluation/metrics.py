@@ -18,13 +18,13 @@ from torchmetrics.classification import (
     BinaryPrecisionRecallCurve,
 )
 
-from rad_lightning.errors import UserError
+from rad_lightning.errors import DivergedError
 
 Metrics = dict[str, float]
 PRO_LIMIT = 0.3  # the false-positive rate up to which AUPRO integrates (Bergmann et al., IJCV 2021)
 
 
-class NotFiniteError(UserError):
+class NotFiniteError(DivergedError):
     """A score is NaN or infinite: the model diverged, and no metric would mean anything."""
 
 

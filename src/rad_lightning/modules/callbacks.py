@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
-from rad_lightning.errors import UserError
+from rad_lightning.errors import DivergedError
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.modules.plain import PlainFlow
@@ -60,7 +60,7 @@ class KeepBest(Callback):
             return
         loss = self.judge(module)
         if self.keep and not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"training diverged at step {step}: the held-out NLL is {loss}; "
                 "lower method.lr or head.clamp"
             )

@@ -92,7 +92,7 @@ def train(
     held_out: int = 0,
 ) -> Trained:
     head = Head(spec)
-    given = material(spec)
+    given = replace(material(spec), held_out=material(spec, 9).samples)
     if cfg.method.meta.source == "cross_category":
         others = tuple((m.samples, m.groups) for m in (material(spec, 1), material(spec, 2)))
         given = replace(given, others=others)
@@ -179,7 +179,7 @@ def test_every_uncertainty_is_measured_and_steers_the_penalty(
     values = [float(row["train/uncertainty"]) for row in rows(run)]
     strengths = [float(row["train/lambda"]) for row in rows(run)]
     assert len(values) == 3 and all(0 <= u <= 1 for u in values) and max(values) > 0
-    assert strengths == pytest.approx([0.1 * 100**u for u in [0.0, *values[:-1]]], rel=1e-4)
+    assert strengths == pytest.approx([100 * 100**u for u in [0.0, *values[:-1]]], rel=1e-4)
 
 
 def test_every_uncertainty_is_another_one(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_uncertainty_strength_and_penalty_are_logged_at_every_step(whole: Traine
     assert all(math.isfinite(v) for column in values.values() for v in column)
     assert len(set(values["train/weight_penalty"])) == 12
     assert values["train/lambda"] == pytest.approx(
-        [0.1 * 100**u for u in [0.0, *values["train/uncertainty"][:-1]]], rel=1e-4
+        [100 * 100**u for u in [0.0, *values["train/uncertainty"][:-1]]], rel=1e-4
     )
     assert whole.module.penalty is not None
     assert values["train/uncertainty"][-1] == pytest.approx(float(whole.module.penalty.uncertainty))

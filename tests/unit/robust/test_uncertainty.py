@@ -131,7 +131,7 @@ def test_the_gap_is_zero_where_the_query_costs_less_and_grows_with_what_it_costs
     assert generalisation_gap(support, support - 0.5).item() == 0
     assert generalisation_gap(support, support).item() == pytest.approx(0, abs=1e-6)
     found = [generalisation_gap(support, support + by).item() for by in (0.1, 1.0, 10.0)]
-    spread = float(support.std())
+    spread = float(support.std(correction=0))
     assert found == pytest.approx([by / (by + spread) for by in (0.1, 1.0, 10.0)], rel=1e-5)
 
 
@@ -178,7 +178,7 @@ def test_ensemble_variance_is_zero_for_equal_models_and_one_for_equal_samples() 
     assert ensemble_variance(samples.expand(4, -1)).item() == 0
     assert ensemble_variance(models[:, None].expand(-1, 9)).item() == pytest.approx(1)
     both = ensemble_variance(models[:, None] + samples).item()
-    assert both == pytest.approx(float(models.var() / (models.var() + samples.var())))
+    assert both == pytest.approx(float(models.var() / (models.var() + samples.var(correction=0))))
 
 
 def test_the_covariance_is_zero_for_losses_that_go_together_and_one_for_opposed_ones() -> None:
@@ -189,3 +189,8 @@ def test_the_covariance_is_zero_for_losses_that_go_together_and_one_for_opposed_
     expected = (1 - np.corrcoef(support.numpy(), other.numpy())[0, 1]) / 2
     assert loss_covariance(support, other).item() == pytest.approx(expected, rel=1e-5)
     assert loss_covariance(support, torch.ones(8)).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, -3.0])
+def test_losses_that_are_all_alike_have_no_tail(value: float) -> None:
+    assert tail_weight(torch.full((64,), value)).item() == 0

@@ -41,6 +41,7 @@ CLAIM = ("x", "M12.4 3.4l5.2 5.2M17.6 3.4l-5.2 5.2")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.6), (1.2, 1.4), (5, 1.4, 1.2, 1.4))
 DOTS = (1.0, 2.0)
 PER_ROW = 3
+LETTERS = 12  # of a legend on an inch
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,12 @@ def png(grids: Sequence[Grid], look: Sequence[Style], metric: str) -> bytes:
     """All panels in one picture on white, with a legend."""
     columns = min(PER_ROW, len(grids))
     rows = ceil(len(grids) / columns)
+    width = 1.2 + 4.0 * columns
+    labels = [row.label for row in grids[0].rows]
+    abreast = min(3, max(1, int(width * LETTERS / (max(map(len, labels)) + 8))))  # in the legend
+    height = 0.9 + 3.0 * rows + 0.18 * ceil(len(labels) / abreast)
     with _drawing():
-        figure = Figure(figsize=(1.2 + 4.0 * columns, 1.3 + 3.0 * rows), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes in panels[len(grids) :]:
             axes.set_axis_off()
@@ -122,7 +127,7 @@ def png(grids: Sequence[Grid], look: Sequence[Style], metric: str) -> bytes:
             if place % columns:  # its scale is that of the first in the row
                 axes.set_ylabel("")
         legend = figure.legend(
-            handles=handles[0], loc="outside lower center", ncols=min(3, len(handles[0])),
+            handles=handles[0], loc="outside lower center", ncols=min(abreast, len(labels)),
             frameon=False,
         )  # fmt: skip
         for entry in legend.get_texts():

@@ -1,0 +1,40 @@
+"""The configuration: one dataclass per group of ``conf/``, checked before anything runs."""
+
+from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig, TuneRange
+from rad_lightning.config.compose import conf_dir, register_schemas, to_typed, to_yaml
+from rad_lightning.config.fields import digest, number_fields
+from rad_lightning.config.method import L2Config, MetaConfig, MethodConfig
+from rad_lightning.config.run import (
+    VIEWS,
+    BackboneConfig,
+    DataConfig,
+    EvaluationConfig,
+    HeadConfig,
+    NoiseConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+
+__all__ = [
+    "VIEWS",
+    "BackboneConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "HeadConfig",
+    "L2Config",
+    "MetaConfig",
+    "MethodConfig",
+    "NoiseConfig",
+    "PrepareConfig",
+    "ReportConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "TuneConfig",
+    "TuneRange",
+    "conf_dir",
+    "digest",
+    "number_fields",
+    "register_schemas",
+    "to_typed",
+    "to_yaml",
+]

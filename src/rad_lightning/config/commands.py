@@ -1,0 +1,152 @@
+"""What the other commands read: ``conf/{tune,report,prepare}.yaml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from rad_lightning.config.fields import faults, number_fields, number_types, replaced, setting
+from rad_lightning.config.method import L2Config, MethodConfig
+from rad_lightning.config.run import CacheConfig, DataConfig, HeadConfig, TrainConfig
+from rad_lightning.errors import UserError
+
+
+@dataclass
+class TuneRange:
+    """Values that a study may give to the setting ``key``: ``low <= x <= high``, drawn evenly,
+    with ``log`` evenly in log x; with ``int`` whole numbers only."""
+
+    key: str = MISSING
+    low: float = MISSING
+    high: float = MISSING
+    log: bool = False
+    int: bool = False
+
+    def check(self) -> None:
+        """Raise ``UserError`` at a range that holds nothing, or that its setting cannot take."""
+        types = tunable()
+        if self.key not in types:
+            raise UserError(f"{self.key!r} cannot be tuned: accepted are {', '.join(types)}")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise UserError(f"low = {self.low:g}, high = {self.high:g}: accepted are finite values")
+        if self.low >= self.high:
+            raise UserError(f"low = {self.low:g}: accepted are values < high = {self.high:g}")
+        if self.log and self.low <= 0:
+            raise UserError(f"low = {self.low:g} with log=true: accepted are values > 0")
+        whole = types[self.key] == "int"
+        if self.int != whole:
+            numbers = "whole numbers" if whole else "any number"
+            raise UserError(f"{self.key} takes {numbers}: accepted is int={str(whole).lower()}")
+        if whole and (self.low % 1 or self.high % 1):
+            raise UserError(f"low = {self.low:g}, high = {self.high:g}: accepted are whole numbers")
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """A study: ``trials`` trainings whose settings are drawn from ``space``, the rest as given."""
+
+    trials: int = setting(30, low=1, numbers=False)  # finished ones, earlier calls' included
+    study: str = setting("outputs/tune", numbers=False)  # its folder
+    space: dict[str, TuneRange] = field(default_factory=dict, metadata={"numbers": False})
+
+    def check(self) -> None:
+        """Raise ``UserError`` at what no trial could do, besides what a training refuses."""
+        super().check()
+        if not self.method.holdout:
+            raise UserError(
+                "method.holdout = 0: held-out images judge a trial, accepted are values > 0"
+            )
+        if self.trainer.num_nodes > 1:
+            raise UserError(
+                f"trainer.num_nodes = {self.trainer.num_nodes}: a trial runs on one machine; "
+                "others may run the same command on the same study"
+            )
+        if not self.space:
+            raise UserError("space = {}: accepted is at least one NAME: {key, low, high}")
+        known: dict[str, str] = {}
+        for name, values in self.space.items():
+            try:
+                values.check()
+                if (other := known.setdefault(values.key, name)) != name:
+                    raise UserError(f"{values.key} is the key of space.{other} too")
+                self._check_ends(values)
+            except UserError as error:
+                raise UserError(f"space.{name}: {error}") from None
+
+    def _check_ends(self, values: TuneRange) -> None:
+        """Both ends of a range are settings that a training accepts, and that it tells apart."""
+        ends = [self.trial({values.key: end}) for end in (values.low, values.high)]
+        unread = unread_penalty(self.method.l2, values.key)
+        if unread or number_fields(ends[0]) == number_fields(ends[1]):
+            raise UserError(
+                f"{values.key} does nothing with method.l2.form={self.method.l2.form} "
+                f"method.meta.source={self.method.meta.source}"
+            )
+
+    def trial(self, values: Mapping[str, float]) -> TrainConfig:
+        """The training with ``values`` (dotted key -> number), checked like a user's own."""
+        cfg = TrainConfig(
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)}
+        )
+        types = tunable()
+        for key, value in values.items():
+            cfg = replaced(cfg, key, int(value) if types[key] == "int" else float(value))
+        for fault in faults(cfg):
+            raise UserError(fault)
+        cfg.check()
+        return cfg
+
+
+def tunable() -> dict[str, str]:
+    """The settings that a study may choose, each ``"int"`` or ``"float"``.
+
+    Only those that leave the held-out samples as they are: likelihoods of other samples, say of
+    more channels, say nothing about which settings are better.
+    """
+    found = {f"method.{key}": kind for key, kind in number_types(MethodConfig).items()}
+    del found["method.holdout"]
+    head = number_types(HeadConfig)
+    return found | {f"head.{key}": head[key] for key in ("blocks", "hidden", "clamp")}
+
+
+def unread_penalty(l2: L2Config, key: str) -> bool:
+    """Whether ``key`` is a strength of the penalty that its form does not look at."""
+    read = {
+        "constant": ("lambda_0",),
+        "affine": ("lambda_0", "gamma"),
+        "log_linear": ("lambda_min", "lambda_max"),
+    }
+    strengths = {f"method.l2.{name}" for names in read.values() for name in names}
+    return key in strengths - {f"method.l2.{name}" for name in read.get(l2.form, ())}
+
+
+@dataclass
+class ReportConfig:
+    """Tables, plots and the page of a sweep, from the result files in its folder."""
+
+    sweep: str = MISSING
+    metric: str = "image_auroc"
+    output: str | None = None  # None: the folder report/ in the sweep's
+    progress: bool = True
+
+    def check(self) -> None:
+        """Nothing to compare: the folder is looked at when it is read."""
+
+
+@dataclass
+class PrepareConfig:
+    """Look at a dataset before training on it; unpack it first when ``archive`` is given."""
+
+    seed: int = setting(0, low=0)
+    archive: str | None = None  # zip or tar to unpack into data.root first
+    progress: bool = True
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    data: DataConfig = MISSING
+
+    def check(self) -> None:
+        """Raise ``UserError`` at combinations that no single field can see."""
+        self.data.check()

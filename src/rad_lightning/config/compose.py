@@ -1,0 +1,77 @@
+"""Between Hydra and the dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig
+from rad_lightning.config.fields import faults
+from rad_lightning.config.method import MethodConfig
+from rad_lightning.config.run import (
+    BackboneConfig,
+    DataConfig,
+    HeadConfig,
+    LoggerConfig,
+    NoiseConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+from rad_lightning.errors import UserError
+
+
+@dataclass
+class PlannedSweeperConfig:
+    """Hydra's node for our sweeper: the settings of its basic one."""
+
+    _target_: str = "hydra_plugins.rad_lightning_sweeper.PlannedSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types, so that unknown keys and wrong types fail while composing."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="tune_schema", node=TuneConfig)
+    store.store(name="prepare_schema", node=PrepareConfig)
+    store.store(name="report_schema", node=ReportConfig)
+    store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
+    for group, node in (
+        ("data", DataConfig),
+        ("noise", NoiseConfig),
+        ("backbone", BackboneConfig),
+        ("head", HeadConfig),
+        ("method", MethodConfig),
+        ("trainer", TrainerConfig),
+        ("logger", LoggerConfig),
+    ):
+        store.store(group=group, name="schema", node=node)
+
+
+def conf_dir() -> Path:
+    """Where the YAML files are: inside the installed package, or the checkout's ``conf/``."""
+    here = Path(__file__).resolve().parents[1]
+    for candidate in (here / "conf", here.parents[1] / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise UserError(f"no conf/ folder beside {here}: reinstall the package")
+
+
+def to_typed(cfg: Any) -> Any:
+    """A composed Hydra config as its checked dataclass; ``UserError`` at the first fault."""
+    typed = OmegaConf.to_object(cfg)
+    for fault in faults(typed):
+        raise UserError(fault)
+    typed.check()  # type: ignore[union-attr]
+    return typed
+
+
+def to_yaml(typed: Any) -> str:
+    """A checked config as the YAML that would give it again."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(typed)))

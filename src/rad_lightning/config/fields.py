@@ -1,0 +1,111 @@
+"""Fields that carry what they accept, and what can be done with a dataclass of such fields.
+
+The YAML files, the checks and the error messages then cannot disagree.
+``setting(..., numbers=False)`` marks a field that changes how a run is done but none of its
+numbers; such fields stay out of the run key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import MISSING
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    numbers: bool = True,
+) -> Any:
+    """A dataclass field with the range it accepts: ``low <= x <= high``, ``x > above``."""
+    rules = {"low": low, "high": high, "above": above, "choices": choices, "numbers": numbers}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=rules)
+    return field(default=default, metadata=rules)
+
+
+def faults(node: Any, prefix: str = "") -> Iterator[str]:
+    """One line per value outside what its field accepts."""
+    for f in dataclasses.fields(node):
+        key, value = f"{prefix}{f.name}", getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from faults(value, f"{key}.")
+            continue
+        if value == []:
+            yield f"{key} = []: accepted is at least one value"
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None and not _accepted(item, f.metadata):
+                yield f"{key} = {value!r}: accepted are {_describe(f.metadata)}"
+                break
+
+
+def _accepted(value: Any, rules: Any) -> bool:
+    choices, low, high, above = (rules.get(k) for k in ("choices", "low", "high", "above"))
+    return (
+        (choices is None or value in choices)
+        and not (isinstance(value, float) and not math.isfinite(value))
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+    )
+
+
+def _describe(rules: Any) -> str:
+    if rules.get("choices") is not None:
+        return ", ".join(map(str, rules["choices"]))
+    bounds = [
+        f"{sign} {rules[rule]:.12g}"
+        for rule, sign in (("above", ">"), ("low", ">="), ("high", "<="))
+        if rules.get(rule) is not None
+    ]
+    return "values " + " and ".join(bounds)
+
+
+def number_fields(node: Any) -> dict[str, Any]:
+    """The part of a config that changes the numbers of a run, as plain nested dicts.
+
+    A part that is switched off (``on`` is false) changes nothing, whatever it holds.
+    """
+    kept: dict[str, Any] = {}
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            if getattr(value, "on", True) and (inner := number_fields(value)):
+                kept[f.name] = inner
+        elif f.metadata.get("numbers", True):
+            kept[f.name] = value
+    return kept
+
+
+def number_types(schema: Any) -> dict[str, str]:
+    """Dotted keys of the numbers in a dataclass, with those of the dataclasses in it."""
+    found: dict[str, str] = {}
+    for name, kind in get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            found |= {f"{name}.{key}": inner for key, inner in number_types(kind).items()}
+        for plain in {int, float} & set(get_args(kind) or (kind,)):
+            found[name] = plain.__name__
+    return found
+
+
+def replaced(node: Any, key: str, value: Any) -> Any:
+    """A copy of a nested dataclass with another value at the dotted ``key``."""
+    name, _, rest = key.partition(".")
+    inner = replaced(getattr(node, name), rest, value) if rest else value
+    return dataclasses.replace(node, **{name: inner})
+
+
+def digest(content: Any, length: int = 10) -> str:
+    """A short stable hash of anything JSON can hold."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,0 +1,258 @@
+"""Everything of one training but the method: ``conf/{data,noise,backbone,head,...}``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rad_lightning.config.fields import setting
+from rad_lightning.config.method import MethodConfig
+from rad_lightning.errors import UserError
+
+VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
+
+
+@dataclass
+class DataConfig:
+    """Which images, at which size, and how they are divided (docs/method.md, "Splits")."""
+
+    name: str = setting(choices=("synthetic", "mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"))
+    root: str | None = setting(None, numbers=False)
+    category: str | None = setting(None)
+    size: list[int] = setting([256, 256], low=32, high=4096)  # height, width
+    fit: str = setting("stretch", choices=("stretch", "pad"))
+    split: str = setting("group", choices=("group", "published"))
+    split_seed: int | None = setting(None, low=0)  # None: the run's seed
+    test_fraction: float = setting(0.2, above=0.0, high=0.9)
+    pool_fraction: float | None = setting(None, low=0.0, high=0.9)  # None: what the noise needs
+    pool_normals: str = setting("drop", choices=("drop", "train"))
+    on_bad_image: str = setting("error", choices=("error", "skip"))
+    csv: str | None = setting(None, numbers=False)
+    normal_dir: str | None = setting(None)
+    abnormal_dir: str | None = setting(None)
+    # The embedded set only: images generated per category.
+    train_images: int = setting(48, low=2)
+    test_normal_images: int = setting(24, low=1)
+    test_images_per_defect: int = setting(8, low=1)
+
+    def check(self) -> None:
+        """Refuse a place that the chosen layout would not look at."""
+        readers = {
+            "root": ("mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"),
+            "csv": ("csv",),
+            "normal_dir": ("folder",),
+            "abnormal_dir": ("folder",),
+        }
+        for key, names in readers.items():
+            if getattr(self, key) is not None and self.name not in names:
+                raise UserError(
+                    f"data.{key} is not read by data={self.name}: accepted with "
+                    f"{', '.join(f'data={n}' for n in names)}"
+                )
+
+
+@dataclass
+class NoiseConfig:
+    """Which anomalous images are put among the training images (docs/method.md, "Label noise").
+
+    ``ratio`` is a share of: the training images (``replace``), the normal training images
+    (``add``), all anomalous images of the dataset (``pool_fraction``).
+    """
+
+    mode: str = setting("none", choices=("none", "replace", "add", "pool_fraction", "manifest"))
+    ratio: float = setting(0.0, low=0.0, high=1.0)
+    max_ratio: float = setting(0.5, above=0.0, high=0.9)  # replace: sizes the training set
+    train_images: int | None = setting(None, low=2)  # replace: None, the most that max_ratio allows
+    source: str = setting("real", choices=("real", "synthetic"))
+    stratify: bool = setting(True)
+    clustered: bool = setting(False)
+    defect_type: str | None = setting(None)  # clustered: which one; None, the most frequent
+    overlap: bool = setting(False)
+    seed: int | None = setting(None, low=0)  # None: the run's seed
+    # Its content is in the run key by way of the images and roles that it gives.
+    manifest: str | None = setting(None, numbers=False)
+
+    @property
+    def reserves_pool(self) -> bool:
+        """Whether anomalies must be set aside before the test set is frozen."""
+        drawn = self.mode in ("replace", "add", "pool_fraction")
+        return drawn and self.source == "real" and not self.overlap
+
+    def check(self) -> None:
+        """Refuse settings that would do nothing, or that contradict each other."""
+        if self.mode in ("none", "manifest") and self.ratio:
+            raise UserError(
+                f"noise.ratio = {self.ratio:g} does nothing with noise={self.mode}: accepted with "
+                "noise=replace, noise=add, noise=pool_fraction"
+            )
+        if (self.mode == "manifest") != (self.manifest is not None):
+            raise UserError("noise=manifest and noise.manifest=FILE need each other")
+        if self.mode == "replace" and self.ratio > self.max_ratio:
+            raise UserError(
+                f"noise.ratio = {self.ratio:g}: the largest feasible one is noise.max_ratio = "
+                f"{self.max_ratio:g}; raising that makes the training set of every level smaller"
+            )
+        if self.train_images is not None and self.mode != "replace":
+            raise UserError(f"noise.train_images is not read by noise={self.mode}: use replace")
+        if self.defect_type is not None and not self.clustered:
+            raise UserError("noise.defect_type is read with noise.clustered=true only")
+        if self.source == "synthetic" and (self.overlap or self.mode == "pool_fraction"):
+            named = "noise.overlap=true" if self.overlap else "noise=pool_fraction"
+            raise UserError(f"{named} needs real anomalies: it cannot go with source=synthetic")
+
+
+@dataclass
+class BackboneConfig:
+    """A frozen timm model. ``weights``: ``hub``, ``untrained`` (seeded demo), a local file, or
+    ``auto`` (``untrained`` for the embedded synthetic images, which need no download, else
+    ``hub``)."""
+
+    name: str = setting("resnet18")
+    out_indices: list[int] = setting([1, 2, 3], low=0)
+    weights: str = setting("auto", numbers=False)
+    batch_size: int = setting(16, low=1, numbers=False)
+    precision: str = setting("float32", choices=("float32", "bfloat16"))
+
+
+@dataclass
+class HeadConfig:
+    """What is a sample of the flow, and the flow itself (shared by both heads)."""
+
+    name: str = setting(choices=("patch", "pooled"))
+    channels: int = setting(64, low=2)  # D: whitened principal components that the flow sees
+    blocks: int = setting(8, low=1)
+    hidden: int = setting(128, low=1)
+    clamp: float = setting(1.0, above=0.0, high=10.0)
+    views: list[str] = setting(["identity"], choices=VIEWS)
+    score: str = setting("nll", choices=("nll", "latent"))
+    # patch
+    local_pool: int = setting(3, low=1)
+    top_fraction: float = setting(0.03, above=0.0, high=1.0)
+    position_dims: int = setting(8, low=0)
+    # pooled
+    scales: list[float] = setting([1.0], above=0.0, high=4.0)
+
+
+@dataclass
+class TrainerConfig:
+    """Where the training runs; handed to ``pytorch_lightning.Trainer``."""
+
+    accelerator: str = setting("auto", numbers=False)
+    devices: Any = setting(1)  # each process draws its own batches: it changes the numbers
+    num_nodes: int = setting(1, low=1)
+    strategy: str = setting("auto", numbers=False)
+    precision: str = setting("32-true", choices=("32-true", "64-true"))
+    checkpoint_every: int = setting(200, low=1, numbers=False)
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves and metrics go beside the run's own files. ``wandb``: into a Weights & Biases
+    run in the run directory, which leaves the machine only with ``mode=online``."""
+
+    name: str = setting("wandb", choices=("wandb", "csv"), numbers=False)
+    mode: str = setting("offline", choices=("offline", "online"), numbers=False)
+    project: str = setting("rad_lightning", numbers=False)
+    entity: str | None = setting(None, numbers=False)
+    group: str | None = setting(None, numbers=False)  # None: the name of the output folder
+    tags: list[str] = setting(["rad_lightning"], numbers=False)
+
+
+@dataclass
+class CacheConfig:
+    """Features on disk. ``dir`` is shared by all runs; ``enabled=false`` computes in memory."""
+
+    enabled: bool = setting(True, numbers=False)
+    dir: str = setting("outputs/cache", numbers=False)
+
+
+@dataclass
+class EvaluationConfig:
+    """Threshold from the training scores, and which metrics and pictures are made."""
+
+    threshold: str = setting("robust", choices=("robust", "quantile"))
+    quantile: float = setting(0.95, above=0.0, high=1.0)
+    robust_z: float = setting(3.0, above=0.0)
+    pixel: bool = setting(True)
+    # Training images scored beside the held-out ones; None: all. Scoring all can take as long as
+    # scoring the test set, which a sweep pays for in every cell.
+    train_images: int | None = setting(None, low=0)
+    pictures: int = setting(3, low=0, numbers=False)  # of the best, median, worst each; 0: none
+    worst: int = setting(4, low=0, numbers=False)  # thumbnails of the worst images, for reports
+
+
+@dataclass
+class TrainConfig:
+    """Everything of one training run."""
+
+    seed: int = setting(0, low=0, high=2**32 - 1)
+    output: str = setting("outputs/runs", numbers=False)
+    resume: bool = setting(True, numbers=False)
+    progress: bool = setting(True, numbers=False)
+    data: DataConfig = MISSING
+    noise: NoiseConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    head: HeadConfig = MISSING
+    method: MethodConfig = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    # Published figures to show beside a sweep's own: {name: {noise ratio: percent}}.
+    claims: dict[str, dict[str, float]] = field(default_factory=dict, metadata={"numbers": False})
+
+    def check(self) -> None:
+        """Raise ``UserError`` at combinations that no single field can see."""
+        self.data.check()
+        self.noise.check()
+        self.method.check()
+        self._check_tasks()
+        sides = self.data.size
+        if len(sides) != 2:
+            raise UserError(f"data.size = {sides}: accepted are two numbers, [height, width]")
+        turned = {"rot90", "rot270"} & set(self.head.views)
+        if turned and sides[0] != sides[1]:
+            raise UserError(
+                f"head.views has {sorted(turned)[0]} but data.size = {sides} is not square: "
+                "accepted there are identity, hflip, vflip, rot180"
+            )
+        indices = self.backbone.out_indices
+        if indices != sorted(set(indices)):
+            raise UserError(f"backbone.out_indices = {indices}: accepted are rising numbers")
+        if self.head.local_pool % 2 == 0:
+            raise UserError(f"head.local_pool = {self.head.local_pool}: accepted are odd numbers")
+        if self.head.position_dims % 4:
+            raise UserError(
+                f"head.position_dims = {self.head.position_dims}: accepted are multiples of 4"
+            )
+
+    def _check_tasks(self) -> None:
+        meta, l2 = self.method.meta, self.method.l2
+        if meta.on and self.method.batch_size < 2 * meta.tasks:
+            raise UserError(
+                f"method.batch_size = {self.method.batch_size}: accepted are at least two samples "
+                f"for each of the method.meta.tasks = {meta.tasks} tasks"
+            )
+        ranks = self.trainer.devices if isinstance(self.trainer.devices, int) else 1
+        if l2.on and meta.on and l2.uncertainty == "ensemble_variance" and meta.tasks < 2 * ranks:
+            raise UserError(
+                f"method.meta.tasks = {meta.tasks}: method.l2.uncertainty='ensemble_variance' "
+                f"compares the tasks of each process; accepted are {2 * ranks} or more"
+            )
+        if l2.on and l2.uncertainty == "view_variance" and len(self.head.views) < 2:
+            raise UserError(
+                f"method.l2.uncertainty = 'view_variance' needs two views, head.views has "
+                f"{self.head.views}"
+            )
+        if meta.on and (meta.adapted_blocks or 0) > self.head.blocks:
+            raise UserError(
+                f"method.meta.adapted_blocks = {meta.adapted_blocks}: accepted are values up to "
+                f"head.blocks = {self.head.blocks}"
+            )
+        if meta.categories and self.data.name not in ("synthetic", "mvtec"):
+            raise UserError(
+                f"method.meta.source=cross_category: data={self.data.name} has no categories; "
+                "accepted are data=mvtec, data=synthetic"
+            )

@@ -52,21 +52,27 @@ def build_head(cfg: HeadConfig, feature_shape: tuple[int, ...], seed: int) -> He
             top_fraction=cfg.top_fraction,
             score=cfg.score,
             seed=stream_seed("init", seed),
+            center=cfg.center,
         )
     )
 
 
 def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) -> None:
-    """Fit the channel reduction on positions drawn evenly from the training images.
+    """Fit the channel reduction, and the positions' centres where the head has them, on positions
+    drawn evenly from the training images.
 
     Raises:
         UserError: fewer samples than channels.
     """
     generator = torch.Generator().manual_seed(stream_seed("whitening", seed))
     per_image = math.ceil(WHITENING_SAMPLES / len(rows))
+    offset = torch.zeros(1, 1)
+    if head.centres is not None:
+        offset = position_means(features, rows)
+        head.centres.copy_(offset)
     drawn = []
     for row in rows:
-        maps = features.read([row])[0].flatten(2)  # (V, C, L)
+        maps = features.read([row])[0].flatten(2) - offset.T  # (V, C, L)
         view, at = (~maps[:, 0].isnan()).nonzero(as_tuple=True)
         chosen = torch.randperm(len(at), generator=generator)[:per_image]
         drawn.append(maps.transpose(1, 2)[view[chosen], at[chosen]])
@@ -77,6 +83,18 @@ def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) 
             f"{len(samples)} samples; accepted are 2 to {max(2, len(samples) - 1)}"
         )
     head.whitening.fit(samples)
+
+
+def position_means(features: FeatureSet, rows: list[int]) -> Tensor:
+    """The mean feature of every grid position over images and views, ``(L, C)``; the mean of all
+    where no image reaches (padding)."""
+    _, channels, *grid = features.shape()
+    total, count = torch.zeros(math.prod(grid), channels), torch.zeros(math.prod(grid), 1)
+    for i in range(0, len(rows), CHUNK):
+        maps = features.read(rows[i : i + CHUNK]).flatten(3).transpose(2, 3)  # (n, V, L, C)
+        total += maps.nansum((0, 1))
+        count += (~maps[..., :1].isnan()).sum((0, 1))
+    return torch.where(count > 0, total / count.clamp(min=1), total.sum(0) / count.sum())
 
 
 def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from rad_lightning.config import MetaConfig, MethodConfig
-from rad_lightning.data.datamodule import Batches, SampleBatches
+from rad_lightning.config import MemoryConfig, MetaConfig, MethodConfig
+from rad_lightning.data.datamodule import Batches, ImageBatches, SampleBatches
 from rad_lightning.errors import UserError
 from rad_lightning.flows.heads import Head
 from rad_lightning.meta.tasks import (
@@ -21,10 +21,13 @@ from rad_lightning.meta.tasks import (
     TaskSource,
     spoil,
 )
+from rad_lightning.modules.latent import LatentFlow
 from rad_lightning.modules.plain import PlainFlow
 from rad_lightning.modules.rad import RadFlow
 from rad_lightning.randomness import stream_seed
+from rad_lightning.robust.memories import MemoryHead, lof_head, sparse_head
 from rad_lightning.robust.trusted import central_images
+from rad_lightning.trust import Trust
 
 UNSEEN = 512  # held-out samples that a step looks at
 
@@ -34,14 +37,17 @@ class Training:
     """What a method may learn from: samples ``(n, V, L, D)`` of the training images and their
     physical parts ``(n,)``.
 
-    ``held_out`` ``(m, V, L, D)`` are images that are not trained on. ``spoiled`` are the training
-    images with made defects; ``others`` are samples and parts of further
-    categories. Only some task sources ask for them.
+    ``held_out`` ``(m, V, L, D)`` are images that are not trained on. ``trust`` is about the
+    ``samples``, and ``injected`` their true contamination, for oracles. ``spoiled`` are the
+    training images with made defects; ``others`` are samples and parts of further categories. Only
+    some task sources ask for them.
     """
 
     samples: Tensor
     groups: Tensor
     held_out: Tensor | None = None
+    trust: Trust | None = None
+    injected: float = 0.0
     spoiled: Tensor | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
 
@@ -55,9 +61,14 @@ def build_method(
         UserError: too few training images for tasks.
     """
     unseen = unseen_samples(method, training, seed)
+    if method.latent.on:
+        latent = method.latent
+        rate = training.injected if latent.known_rate else latent.rate
+        images = ImageBatches(Bank(training.samples, training.groups), method.batch_size)
+        return LatentFlow(head, method, rate, unseen), images
     if not method.meta.on:
-        samples = SampleBatches(*flat_samples(training.samples), method.batch_size)
-        return PlainFlow(head, method, unseen), samples
+        strength = training.trust.strength if training.trust else 0.0
+        return PlainFlow(head, method, unseen, strength), sample_batches(method, training)
     meta = method.meta
     if len(training.samples) < 2:
         raise UserError(
@@ -72,6 +83,27 @@ def build_method(
     support = deploy_support(meta, bank, trusted, seed)
     batches = EpisodeBatches(source, meta.tasks, method.batch_size)
     return RadFlow(head, method, unseen, support), batches
+
+
+def build_reference(memory: MemoryConfig, head: Head, training: Training, seed: int) -> MemoryHead:
+    """A detector without a flow on the samples of ``head``."""
+    generator = Generator().manual_seed(stream_seed("memory", seed))
+    samples = training.samples.to(head.whitening.mean.device).float()
+    if memory.form == "sparse":
+        return sparse_head(head, samples, training.groups, memory.memories, memory.share, generator)
+    return lof_head(head, samples, memory.coreset, memory.neighbours, memory.drop, generator)
+
+
+def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
+    """Batches of single samples, by the weights that trust gives them."""
+    flat, positions = flat_samples(training.samples)
+    trust = training.trust
+    if trust is None:
+        return SampleBatches(flat, positions, method.batch_size)
+    valid = ~training.samples[..., 0].isnan()
+    exposed = None if trust.exposed is None else trust.exposed[valid]
+    share = method.trust.share
+    return SampleBatches(flat, positions, method.batch_size, trust.weights[valid], exposed, share)
 
 
 def unseen_samples(

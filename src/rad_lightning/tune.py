@@ -27,6 +27,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from rad_lightning.cell import Cell, Shared, open_cell
 from rad_lightning.config import (
     MethodConfig,
     TrainConfig,
@@ -39,7 +40,7 @@ from rad_lightning.errors import BusyError, DivergedError, UserError
 from rad_lightning.progress import Progress, duration
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import RunDirectory, write_text
-from rad_lightning.train import Cell, Shared, open_cell, train_cell
+from rad_lightning.train import train_cell
 
 try:
     import optuna

@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from rad_lightning import train
+from rad_lightning import cell, train
 from rad_lightning.errors import UserError
 from support import SMALL, SMALL_SYNTHETIC
 
@@ -252,7 +252,7 @@ def test_weights_that_cannot_be_had_are_asked_for_once(
         asked.append(arguments)
         raise UserError("the hub does not answer")
 
-    monkeypatch.setattr(train, "FrozenBackbone", no_network)
+    monkeypatch.setattr(cell, "FrozenBackbone", no_network)
     assert cli(*SWEEP, "seed=0,1,2") == 2
     assert len(asked) == 1
     assert capsys.readouterr().err == "error: the hub does not answer\n"

@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from rad_lightning import tune
-from rad_lightning.train import Cell
+from rad_lightning.cell import Cell
 from support import SMALL, SMALL_SYNTHETIC
 
 Cli = Callable[..., int]

@@ -3,7 +3,13 @@
 from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig, TuneRange
 from rad_lightning.config.compose import conf_dir, register_schemas, to_typed, to_yaml
 from rad_lightning.config.fields import digest, number_fields
-from rad_lightning.config.method import L2Config, MetaConfig, MethodConfig
+from rad_lightning.config.method import (
+    L2Config,
+    MemoryConfig,
+    MetaConfig,
+    MethodConfig,
+    TrustConfig,
+)
 from rad_lightning.config.run import (
     VIEWS,
     BackboneConfig,
@@ -22,6 +28,7 @@ __all__ = [
     "EvaluationConfig",
     "HeadConfig",
     "L2Config",
+    "MemoryConfig",
     "MetaConfig",
     "MethodConfig",
     "NoiseConfig",
@@ -29,6 +36,7 @@ __all__ = [
     "ReportConfig",
     "TrainConfig",
     "TrainerConfig",
+    "TrustConfig",
     "TuneConfig",
     "TuneRange",
     "conf_dir",

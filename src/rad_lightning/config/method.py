@@ -12,7 +12,7 @@ UNCERTAINTIES = (
     "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",
 )  # fmt: skip
 TASK_SOURCES = ("bootstrap", "pseudo_noise", "cross_category")
-TRUST_SOURCES = ("gaussian", "memories", "out_of_fold", "both")
+TRUST_SOURCES = ("gaussian", "in_sample", "memories", "out_of_fold", "both")
 OF_A_BATCH = ("generalisation_gap", "tail_weight")
 BETWEEN_TASKS = ("ensemble_variance", "loss_covariance")
 
@@ -82,23 +82,36 @@ class MetaConfig:
 @dataclass
 class TrustConfig:
     """How suspicious each training image is, found before the training, and what follows from it
-    (docs/method.md, "Trust"). No label is read, but with ``known_rate``."""
+    (docs/method.md, "Trust"). No label is read, but with ``known_rate`` and ``known``."""
 
+    # gaussian, in_sample: of all images; out_of_fold: flows that each leave out a share of the
+    # physical parts; memories: of few images each, no training; both: the mean of these two ranks.
     source: str = setting("none", choices=("none", *TRUST_SOURCES))
-    # out_of_fold: flows that each leave out a share of the physical parts
     folds: int = setting(3, low=2, high=20)
-    steps: int = setting(150, low=1)  # gradient steps of each of them
-    rounds: int = setting(1, low=1, high=5)  # later ones leave out what the one before suspects
-    # memories: of the patches of few images each
+    steps: int = setting(150, low=1)  # gradient steps of each fold's flow
+    rounds: int = setting(1, low=1, high=5)  # later ones learn from what the one before believes
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
     by_part: bool = setting(True)  # images of a physical part share a verdict, and a vote
-    # What follows. split: images above the assumed contamination are left out; soft: an image
-    # counts the less the more suspicious it is; patches: suspects lose their oddest patches only.
-    use: str = setting("split", choices=("split", "soft", "patches"))
+    # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
+    # are; soft: an image counts the less the more suspicious it is; expose: all stay, and the
+    # oddest samples of suspects are pushed away.
+    use: str = setting("split", choices=("split", "iqr", "soft", "expose"))
+    # Suspects: so many times the assumed contamination, as a ranking errs.
+    reach: float = setting(2.0, above=0.0)
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
     known_rate: bool = setting(False)  # oracle_rate: the true one, which nobody knows in use
+    known: bool = setting(False)  # oracle_exposed: the truly injected images are the suspects
     quota: float = setting(0.0, low=0.0, high=1.0)  # share of alike images that stays in any case
+    # expose: a sample is pushed away the more often the more suspicious its image is, as suspicion
+    # (0 to 1) to this power; not at all below ``floor``, the contamination that an estimate reads
+    # off clean images too, and with full weight from twice that on.
+    power: float = setting(4.0, above=0.0)
+    floor: float = setting(0.07, above=0.0, high=0.5)
+    odd: float = setting(0.15, above=0.0, high=1.0)  # share of a suspect's samples
+    share: float = setting(0.2, above=0.0, high=0.9)  # of a batch, drawn from these
+    weight: float = setting(0.3, above=0.0)  # of their loss
+    margin: float = setting(3.0)  # NLL, nats per dimension, from which it fades
 
     @property
     def on(self) -> bool:
@@ -106,18 +119,17 @@ class TrustConfig:
 
 
 @dataclass
-class SuspectsConfig:
-    """What a step does with the images of its batch that fit worst, or that trust suspects.
+class LatentConfig:
+    """What a step does with the images of its batch that fit worst, chosen anew in each.
 
-    ``trim``: leaves them out (RobustRealNVP). ``loe_hard``, ``loe_soft``: pushes their likelihood
-    down, wholly or by half (latent outlier exposure, Qiu et al., ICML 2022). ``expose``: pushes
-    down the images that ``method.trust`` suspects most.
+    ``trim``: leaves them out (RobustRealNVP, Liu et al., AAAI 2022). ``loe_hard``, ``loe_soft``:
+    pushes their likelihood down, wholly or by half (latent outlier exposure, Qiu et al., ICML
+    2022).
     """
 
-    form: str = setting("none", choices=("none", "trim", "loe_hard", "loe_soft", "expose"))
+    form: str = setting("none", choices=("none", "trim", "loe_hard", "loe_soft"))
     rate: float = setting(0.2, low=0.0, high=0.9)  # share of the images that are treated so
     known_rate: bool = setting(False)  # oracle_rate: the true contamination instead
-    known: bool = setting(False)  # oracle_exposed: the truly injected images, with expose
     weight: float = setting(1.0, above=0.0)  # of the anomaly loss
     margin: float = setting(4.0)  # NLL, nats per dimension, from which it fades
     top_fraction: float = setting(0.25, above=0.0, high=1.0)  # of an image's samples that it reads
@@ -169,7 +181,7 @@ class MethodConfig:
     # Which step's parameters: the best on held-out training images, or the last, as papers do.
     keep: str = setting("best", choices=("best", "last"))
     trust: TrustConfig = field(default_factory=TrustConfig)
-    suspects: SuspectsConfig = field(default_factory=SuspectsConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     l2: L2Config = field(default_factory=L2Config)
     meta: MetaConfig = field(default_factory=MetaConfig)

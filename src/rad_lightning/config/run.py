@@ -125,6 +125,9 @@ class HeadConfig:
     blocks: int = setting(8, low=1)
     hidden: int = setting(128, low=1)
     clamp: float = setting(1.0, above=0.0, high=10.0)
+    # Whose mean is taken off the features: all positions', or each one's own, where every image
+    # shows the part in the same place.
+    center: str = setting("global", choices=("global", "position"))
     views: list[str] = setting(["identity"], choices=VIEWS)
     score: str = setting("nll", choices=("nll", "latent"))
     # patch

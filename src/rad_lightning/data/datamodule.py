@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -29,17 +29,93 @@ class SampleBatches:
 
     Args:
         size: samples per step, over all ranks together.
+        weights: ``(P,)`` how often a sample is drawn; ``None``: all alike.
+        exposed: ``(P,)`` the same for those that are to be pushed away; ``None``: there are none.
+        share: of a batch that is pushed away, in this case.
     """
 
     samples: Tensor
     positions: Tensor
     size: int
+    weights: Tensor | None = None
+    exposed: Tensor | None = None
+    share: float = 0.0
     stream = "batches"
 
-    def draw(self, generator: Generator, world: int) -> tuple[Tensor, Tensor]:
+    def draw(self, generator: Generator, world: int) -> tuple[Tensor, ...]:
+        """Samples ``(B, D)``, positions ``(B,)``, and ``(B,)`` bool where some are pushed away."""
         size = max(1, min(self.size, len(self.samples)) // world)
-        chosen = torch.randint(len(self.samples), (size,), generator=generator)
-        return self.samples[chosen].float(), self.positions[chosen]
+        if self.exposed is None:
+            chosen = self._among(self.weights, size, generator)
+            return self.samples[chosen].float(), self.positions[chosen]
+        odd = max(1, round(self.share * size))
+        chosen = torch.cat(
+            [
+                self._among(self.weights, max(1, size - odd), generator),
+                self._among(self.exposed, odd, generator),
+            ]
+        )
+        pushed = torch.arange(len(chosen)) >= len(chosen) - odd
+        return self.samples[chosen].float(), self.positions[chosen], pushed
+
+    def _among(self, weights: Tensor | None, count: int, generator: Generator) -> Tensor:
+        if weights is None:
+            return torch.randint(len(self.samples), (count,), generator=generator)
+        # Sums rather than torch.multinomial, which takes no more than 2^24 samples.
+        sums = weights.double().cumsum(0)
+        places = torch.rand(count, generator=generator, dtype=torch.double) * sums[-1]
+        return torch.searchsorted(sums, places, right=True)
+
+
+class Drawn(Protocol):
+    """Samples ``(n, D)`` and their flat grid positions ``(n,)``."""
+
+    @property
+    def values(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+
+
+class ImageBank(Protocol):
+    """Samples addressed by image (``meta.tasks.Bank``, which this layer must not import):
+    ``count`` ``(N,)`` of each image; ``draw`` deals ``size`` samples out to ``images`` in turns."""
+
+    @property
+    def count(self) -> Tensor: ...
+    def draw(self, images: Tensor, size: int, generator: Generator) -> Drawn: ...
+
+
+class ImageBatch(NamedTuple):
+    """S samples of each of B images ``(B, S, D)``, float32, and their positions ``(B, S)``."""
+
+    values: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Different images and, of each, equally many samples, drawn with replacement.
+
+    Args:
+        size: samples per step, over all ranks together; fewer where the images do not suffice.
+        per_image: of them, from one image; no more than the largest image has.
+    """
+
+    bank: ImageBank
+    size: int
+    per_image: int = 32
+    stream = "image_batches"
+
+    def draw(self, generator: Generator, world: int) -> ImageBatch:
+        count = self.bank.count
+        each = min(self.per_image, int(count.max()))
+        images = min(max(1, self.size // each // world), len(count))
+        chosen = torch.randperm(len(count), generator=generator)[:images]
+        drawn = self.bank.draw(chosen, each * images, generator)
+        return ImageBatch(
+            drawn.values.unflatten(0, (each, images)).transpose(0, 1),
+            drawn.positions.view(each, images).T,
+        )
 
 
 class Steps(IterableDataset[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ from rad_lightning.evaluation.metrics import (
     pixel_metrics,
 )
 from rad_lightning.features.extract import content_box
-from rad_lightning.flows.heads import Head
+from rad_lightning.flows.heads import HeadSpec
 from rad_lightning.flows.scoring import anomaly_map
+from rad_lightning.flows.whitening import Whitening
 
 SMOOTHING = 4 / 256  # sigma of a map's Gaussian, as a share of the canvas' shorter side
 CHUNK = 64  # images scored at once
@@ -58,7 +60,19 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
 
-def score(head: Head, samples: Tensor) -> tuple[Tensor, Tensor]:
+class Detector(Protocol):
+    """What gives scores: a ``Head``, or a reference of the same form."""
+
+    @property
+    def spec(self) -> HeadSpec: ...
+    @property
+    def whitening(self) -> Whitening: ...
+    def position_scores(self, samples: Tensor) -> Tensor: ...
+    def image_scores(self, position_scores: Tensor) -> Tensor: ...
+    def to(self, device: torch.device) -> object: ...
+
+
+def score(head: Detector, samples: Tensor) -> tuple[Tensor, Tensor]:
     """``(n, V, L, D)`` samples -> image scores ``(n,)`` and position scores ``(n, V, H, W)``."""
     if not len(samples):
         return torch.empty(0), torch.empty(0, samples.shape[1], *head.spec.grid)

@@ -34,6 +34,7 @@ class HeadSpec:
     top_fraction: float
     score: str  # "nll" or "latent"
     seed: int  # of the flow's initial weights
+    center: str = "global"  # or "position": each grid position has a mean of its own
 
 
 class Head(nn.Module):
@@ -44,6 +45,7 @@ class Head(nn.Module):
     """
 
     encoding: Tensor | None
+    centres: Tensor | None
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
@@ -59,12 +61,18 @@ class Head(nn.Module):
         )
         encoding = position_encoding(*spec.grid, spec.position_dims) if spec.position_dims else None
         self.register_buffer("encoding", encoding, persistent=False)
+        places = spec.grid[0] * spec.grid[1]
+        centres = torch.zeros(places, spec.inputs) if spec.center == "position" else None
+        self.register_buffer("centres", centres)
 
     @torch.no_grad()
     def embed(self, features: Tensor) -> Tensor:
         """Flow samples of ``(N, V, C, H, W)``: ``(N, V, L, D)``, NaN where there is no image."""
-        by_position: Tensor = self.whitening(features.flatten(3).transpose(2, 3))
-        return by_position
+        by_position = features.flatten(3).transpose(2, 3)
+        if self.centres is not None:
+            by_position = by_position - self.centres
+        whitened: Tensor = self.whitening(by_position)
+        return whitened
 
     def condition(self, positions: Tensor) -> Tensor | None:
         """The positional encoding of flat positions, ``(B,) -> (B, E)``, if there is one."""

@@ -13,6 +13,7 @@ from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.modules.penalty import Penalty, gathered
+from rad_lightning.robust.exposure import hinge
 from rad_lightning.robust.regularizer import weight_penalty
 from rad_lightning.robust.uncertainty import generalisation_gap, tail_weight
 
@@ -25,13 +26,18 @@ class PlainFlow(LightningModule):
     Args:
         unseen: held-out samples ``(P, D)`` and their positions ``(P,)``, which the generalisation
             gap asks for; never trained on.
+        strength: of the exposure, where a batch has samples to push away.
     """
 
     def __init__(
-        self, head: Head, method: MethodConfig, unseen: tuple[Tensor, Tensor] | None = None
+        self,
+        head: Head,
+        method: MethodConfig,
+        unseen: tuple[Tensor, Tensor] | None = None,
+        strength: float = 1.0,
     ) -> None:
         super().__init__()
-        self.head, self.method, self.unseen = head, method, unseen
+        self.head, self.method, self.unseen, self.strength = head, method, unseen, strength
         self.penalty = Penalty(method.l2) if method.l2.on else None
         # Plain values only, so that the checkpoint loads with weights_only=True.
         self.save_hyperparameters(
@@ -50,10 +56,20 @@ class PlainFlow(LightningModule):
     def deploy(self) -> None:
         """Give ``head.flow`` its deployed parameters, once: here they are its own."""
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        samples, positions = batch
+    def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
+        samples, positions, *pushed = batch
         losses = nll(self.head.flow, self.params, samples, self.head.condition(positions))
-        return self.finish_step(losses, self.measure(losses.detach()) if self.penalty else None)
+        return self.finish_exposed(losses, pushed[0] if pushed else None)
+
+    def finish_exposed(self, losses: Tensor, pushed: Tensor | None) -> Tensor:
+        """``finish_step`` for NLLs of which some, ``pushed``, are to rise above a margin."""
+        c, normal, push = self.method.trust, losses, losses.new_zeros(())
+        if pushed is not None:
+            normal = losses[~pushed]
+            push = self.strength * c.weight * hinge(losses[pushed], c.margin).mean()
+            self.log("train/exposure", push)
+        measured = self.measure(normal.detach()) if self.penalty else None
+        return self.finish_step(normal.mean() + push, measured, normal.detach().mean())
 
     @torch.no_grad()
     def measure(self, losses: Tensor) -> Tensor:
@@ -67,18 +83,20 @@ class PlainFlow(LightningModule):
         unseen = nll(self.head.flow, self.params, samples, self.head.condition(positions))
         return generalisation_gap(losses, unseen)
 
-    def finish_step(self, losses: Tensor, uncertainty: Tensor | None) -> Tensor:
+    def finish_step(
+        self, losses: Tensor, uncertainty: Tensor | None, shown: Tensor | None = None
+    ) -> Tensor:
         """The outer loss of a step, logged: mean of ``losses`` and, where it applies, the penalty
-        with the uncertainty of the steps before."""
+        with the uncertainty of the steps before. ``shown`` is the NLL to log where ``losses`` are
+        something else, ``()``."""
         loss = losses.mean()
-        self.log("train/nll", loss, prog_bar=True)
+        self.log("train/nll", loss if shown is None else shown, prog_bar=True)
         if self.penalty is not None and uncertainty is not None:
-            size = weight_penalty(self.params)
-            strength = self.penalty.strength
             if self.method.l2.where != "inner":
-                loss = loss + strength * size
-            self.log("train/lambda", strength)
-            self.log("train/weight_penalty", size)
+                loss = loss + self.penalty(self.params)
+            self.log("train/lambda", self.penalty.strength)
+            with torch.no_grad():
+                self.log("train/weight_penalty", weight_penalty(self.params))
             self.penalty.update(uncertainty)
             self.log("train/uncertainty", self.penalty.uncertainty)
         return loss

@@ -1,33 +1,293 @@
-"""Which training images to trust before anything is trained."""
+"""Which training images to believe, found before the training and without a label.
+
+Rests on one assumption: normal images are mutually more alike than anomalies are. Images of one
+physical part (a group) never vouch for each other, and share a verdict where that is asked for.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.func import functional_call, stack_module_state, vmap
 
+from rad_lightning.flows.coupling import standard_normal_nll
 from rad_lightning.flows.heads import Head
+
+SCORED = 64  # images whose samples are scored at once
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
+
+
+def gaussian_scores(head: Head, samples: Tensor) -> Tensor:
+    """NLL of every sample under the Gaussian that the whitening gives, ``(N, V, L)``.
+
+    An untrained flow is the identity, so its NLL is the Mahalanobis distance: no training.
+
+    Args:
+        head: untrained.
+        samples: ``(N, V, L, D)``.
+    """
+    device = head.whitening.mean.device
+    parts = [
+        head.position_scores(part.to(device).float()).flatten(2).cpu()
+        for part in samples.split(SCORED)
+    ]
+    return torch.cat(parts)
 
 
 def central_images(head: Head, samples: Tensor, fraction: float) -> Tensor:
-    """The most ordinary images under the Gaussian that the whitening gives, ``(N,)`` bool.
-
-    An untrained flow is the identity, so its NLL is the Mahalanobis distance: no training, no
-    label. Rests on the assumption that normal images are more alike than anomalies.
+    """The most ordinary images under the Gaussian of the whitening, ``(N,)`` bool.
 
     Args:
         head: untrained.
         samples: ``(N, V, L, D)``.
         fraction: how many images to trust, at least one.
     """
-    device = head.whitening.mean.device
-    scores = torch.cat(
-        [
-            head.image_scores(head.position_scores(part.to(device).float())).cpu()
-            for part in torch.split(samples, 64)
-        ]
-    )
+    scores = image_suspicion(head, gaussian_scores(head, samples))
     trusted = torch.zeros(len(samples), dtype=torch.bool)
     trusted[scores.argsort()[: math.ceil(fraction * len(scores))]] = True
     return trusted
+
+
+def image_suspicion(head: Head, scores: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Image scores ``(N,)`` of sample scores ``(N, V, L)``, as the head gives them; with
+    ``groups``, the mean over the images of a physical part."""
+    found = head.image_scores(scores.view(*scores.shape[:2], *head.spec.grid))
+    return found if groups is None else part_means(found, groups)
+
+
+def part_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Each value replaced by the mean of its group's, ``(N,) -> (N,)``."""
+    _, part = torch.unique(groups, return_inverse=True)
+    total = torch.zeros(int(part.max()) + 1, dtype=values.dtype).index_add_(0, part, values)
+    return (total / torch.bincount(part))[part]
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Ranks along the last axis as shares: from 0 for the smallest to below 1; ties share one, and
+    NaN, which is not counted, stays NaN."""
+    counted = values.isfinite().sum(-1, keepdim=True)
+    ordered = values.nan_to_num(nan=torch.inf).sort(-1).values.contiguous()
+    below = torch.searchsorted(ordered, values.contiguous())
+    return torch.where(values.isnan(), torch.nan, below / counted)
+
+
+def part_weights(groups: Tensor) -> Tensor:
+    """Weights under which every physical part has one vote, however often it was photographed,
+    ``(N,)`` of mean 1."""
+    _, part, count = torch.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1.0 / count[part].float()
+    return weights / weights.mean()
+
+
+def fold_of(groups: Tensor, folds: int, generator: Generator) -> Tensor:
+    """A fold ``0..folds-1`` for every image ``(N,)``, whole parts at a time; of a single part,
+    image by image."""
+    _, part = torch.unique(groups, return_inverse=True)
+    if int(part.max()) == 0:
+        part = torch.arange(len(groups))
+    count = int(part.max()) + 1
+    return (torch.randperm(count, generator=generator) % min(folds, count))[part]
+
+
+def alike(descriptors: Tensor, count: int) -> Tensor:
+    """A cluster for each of ``(N, D)``: that of the nearest of ``count`` centres, each as far from
+    those before as any (greedy k-center), ``(N,)``."""
+    first = (descriptors - descriptors.median(0).values).norm(dim=1).argmin()
+    nearest = (descriptors - descriptors[first]).norm(dim=1)
+    cluster = torch.zeros(len(descriptors), dtype=torch.long)
+    for c in range(1, min(count, len(descriptors))):
+        distance = (descriptors - descriptors[nearest.argmax()]).norm(dim=1)
+        closer = distance < nearest
+        cluster[closer], nearest = c, torch.minimum(nearest, distance)
+    return cluster
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """How the flows of the folds are trained: all of them as one vmapped batch.
+
+    Args:
+        folds: K; 1: one flow of all images, whose scores are then in-sample.
+        steps: of Adam under a one-cycle schedule.
+        batch: samples of a step and fold.
+        lr: its peak.
+        seed: of the folds and the batches.
+    """
+
+    folds: int
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+
+    def scores(
+        self,
+        head: Head,
+        samples: Tensor,
+        groups: Tensor,
+        weights: Tensor,
+        tick: Callable[[], object] = lambda: None,
+    ) -> Tensor:
+        """NLL of every sample under a flow that saw no image of its physical part, ``(N, V, L)``.
+
+        In-sample NLLs rank mislabelled images worse: a flow learns those that it is shown.
+
+        Args:
+            head: untrained; stays so.
+            samples: ``(N, V, L, D)``, NaN where there is no image.
+            groups: ``(N,)``.
+            weights: ``(N, V, L)`` how often a sample is drawn; 0: never.
+            tick: called after every step.
+
+        Raises:
+            ValueError: fewer than two images, or a fold whose training images all weigh nothing.
+        """
+        if len(samples) < 2:
+            raise ValueError(f"out-of-fold scores need two images, got {len(samples)}")
+        generator = Generator().manual_seed(self.seed)
+        fold = fold_of(groups, self.folds, generator)
+        params = self._fit(head, samples, weights, fold, generator, tick)
+        found = torch.empty(samples.shape[:3])
+        for k in range(int(fold.max()) + 1):
+            of_fold = (fold == k).nonzero()[:, 0]
+            at = {name: value[k] for name, value in params.items()}
+            for rows in of_fold.split(SCORED):
+                found[rows] = self._score(head, at, samples[rows])
+        return found
+
+    def _fit(
+        self,
+        head: Head,
+        samples: Tensor,
+        weights: Tensor,
+        fold: Tensor,
+        generator: Generator,
+        tick: Callable[[], object],
+    ) -> dict[str, Tensor]:
+        device, length = head.whitening.mean.device, samples.shape[2]
+        flat = samples.flatten(0, 2)
+        drawn = torch.where(flat[:, 0].isnan(), 0.0, weights.flatten()).double()
+        image = torch.arange(len(samples)).repeat_interleave(samples.shape[1] * length)
+        folds = int(fold.max()) + 1
+        # Sums rather than torch.multinomial, which takes no more than 2^24 samples.
+        left_out = [(fold[image] == k) if folds > 1 else image < 0 for k in range(folds)]
+        sums = torch.stack([torch.where(out, 0.0, drawn).cumsum(0) for out in left_out])
+        if not (sums[:, -1] > 0).all():
+            raise ValueError("a fold has no image to learn from: all that it could use weigh 0")
+        stacked, _ = stack_module_state([head.flow] * folds)
+        params = {name: p.detach().clone().requires_grad_() for name, p in stacked.items()}
+
+        def losses(at: dict[str, Tensor], x: Tensor, condition: Tensor | None) -> Tensor:
+            return standard_normal_nll(*functional_call(head.flow, at, (x, condition))).mean()
+
+        every = vmap(losses, (0, 0, None if head.encoding is None else 0))
+        optimizer = torch.optim.Adam(params.values(), lr=self.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, total_steps=self.steps + 1, pct_start=WARM_UP
+        )
+        for _ in range(self.steps):
+            where = torch.rand(folds, self.batch, generator=generator, dtype=torch.double)
+            at = torch.searchsorted(sums, where * sums[:, -1:], right=True)
+            x = flat[at].to(device).float()
+            loss = every(params, x, head.condition((at % length).to(device)))
+            optimizer.zero_grad()
+            loss.sum().backward()
+            clip_each([p.grad for p in params.values() if p.grad is not None], 1.0)
+            optimizer.step()
+            schedule.step()
+            tick()
+        return {name: p.detach() for name, p in params.items()}
+
+    @torch.no_grad()
+    def _score(self, head: Head, params: dict[str, Tensor], samples: Tensor) -> Tensor:
+        device, length = head.whitening.mean.device, samples.shape[2]
+        flat = samples.flatten(0, 2)
+        found = torch.full((len(flat),), torch.nan)
+        valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
+        for rows in valid.split(8192):
+            x, condition = flat[rows].to(device).float(), head.condition((rows % length).to(device))
+            nll = standard_normal_nll(*functional_call(head.flow, params, (x, condition)))
+            found[rows] = nll.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
+        return found.view(samples.shape[:3])
+
+
+def clip_each(gradients: list[Tensor], largest: float) -> None:
+    """Shorten, in place, the gradient of each of the stacked models to the norm ``largest``."""
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+    scale = (largest / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0)
+    for g in gradients:
+        g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """An estimate of the share of mislabelled training images, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def contamination(
+    scores: Tensor, groups: Tensor, generator: Generator, resamples: int = 200
+) -> Contamination:
+    """The share of the upper of two Gaussians that image scores ``(N,)`` are a mixture of.
+
+    The interval is a bootstrap over physical parts, whose images are no independent witnesses. It
+    says how much the estimate would move with other parts; it does not hold what the model cannot
+    see: anomalies that score like normal images are counted as normal, so that high contamination
+    is underestimated.
+    """
+    _, part = torch.unique(groups, return_inverse=True)
+    parts = int(part.max()) + 1
+    found = []
+    for _ in range(resamples):
+        drawn = torch.randint(parts, (parts,), generator=generator)
+        found.append(torch.bincount(drawn, minlength=parts)[part].double())
+    weights = torch.stack([torch.ones(len(scores), dtype=torch.double), *found])
+    shares = upper_share(scores.double(), weights)
+    low, high = shares[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Contamination(float(shares[0]), low, high)
+
+
+def upper_share(values: Tensor, weights: Tensor, rounds: int = 200) -> Tensor:
+    """The weight of the upper component of a mixture of two Gaussians fitted by EM.
+
+    Args:
+        values: ``(N,)``.
+        weights: ``(B, N)``: every row is a fit of its own.
+
+    Returns:
+        ``(B,)``; 0 where all values are alike.
+    """
+    total = weights.sum(1)
+    mean = (weights * values).sum(1) / total
+    spread = ((weights * (values - mean[:, None]).square()).sum(1) / total).sqrt()
+    low, high = mean - 0.5 * spread, mean + 1.5 * spread
+    width_low = width_high = 0.5 * spread + 1e-9
+    share = torch.full_like(mean, 0.2)
+    for _ in range(rounds):
+        a = _density(values, low, width_low, 1 - share)
+        b = _density(values, high, width_high, share)
+        upper = weights * torch.where(a + b > 0, b / (a + b), (values > mean[:, None]).to(b))
+        lower = weights - upper
+        up, down = upper.sum(1).clamp(min=1e-9), lower.sum(1).clamp(min=1e-9)
+        share = (up / total).clamp(1e-6, 1 - 1e-6)
+        low, high = (lower * values).sum(1) / down, (upper * values).sum(1) / up
+        width_low = _width(values, lower, low, down) + 1e-9
+        # A component that shrinks onto a few images would be a fit of those, not of anomalies.
+        width_high = torch.maximum(_width(values, upper, high, up), 0.3 * width_low)
+    return torch.where(spread > 1e-6, share, 0.0)
+
+
+def _density(values: Tensor, mean: Tensor, width: Tensor, share: Tensor) -> Tensor:
+    z = (values - mean[:, None]) / width[:, None]
+    return share[:, None] * torch.exp(-0.5 * z.square()) / width[:, None]
+
+
+def _width(values: Tensor, weights: Tensor, mean: Tensor, total: Tensor) -> Tensor:
+    return ((weights * (values - mean[:, None]).square()).sum(1) / total).sqrt()

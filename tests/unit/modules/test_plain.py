@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from rad_lightning.config import (
     MethodConfig,
     TrainConfig,
     TrainerConfig,
+    TrustConfig,
 )
+from rad_lightning.data.datamodule import SampleBatches, Steps
 from rad_lightning.errors import UserError
 from rad_lightning.fit import build_trainer, fit
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
-from rad_lightning.methods import Training, build_method
+from rad_lightning.methods import Training, build_method, flat_samples
 from rad_lightning.modules.plain import PlainFlow, schedule
 from rad_lightning.progress import Progress
 
@@ -206,3 +209,55 @@ def test_a_trainer_that_cannot_be_had_is_a_user_error(
 ) -> None:
     with pytest.raises(UserError, match="trainer"):
         build_trainer(TrainerConfig(**settings), MethodConfig(), tmp_path, [])
+
+
+def exposed_batches() -> SampleBatches:
+    """The mixture, and a sixth as many samples between its centres, to be pushed away."""
+    values, positions = flat_samples(mixture())
+    generator = torch.Generator().manual_seed(7)
+    odd = (0.2 * torch.randn(len(values) // 6, 2, generator=generator)).half()
+    both = torch.cat([values, odd])
+    pushed = torch.arange(len(both)) >= len(values)
+    places = torch.cat([positions, positions[: len(odd)]])
+    return SampleBatches(both, places, 64, (~pushed).float(), pushed.float(), 0.25)
+
+
+def train_exposed(run: Path, batches: SampleBatches, steps: int, **trust: Any) -> Head:
+    cfg = config(steps, trust=TrustConfig(**trust))
+    module = PlainFlow(Head(SPEC), cfg.method)
+    fit(module, batches, mixture()[:0], cfg, run, None, Progress(quiet=True))
+    return module.head
+
+
+def sample_nlls(head: Head, samples: Tensor) -> Tensor:
+    with torch.no_grad():
+        return nll(head.flow, dict(head.flow.named_parameters()), samples.float())
+
+
+def test_the_loss_of_a_batch_with_pushed_samples_follows_its_formula(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = exposed_batches()
+    ((samples, _, pushed),) = Steps(batches, range(1), 1, [3, 0])
+    losses = sample_nlls(Head(SPEC), samples)  # the first step sees the untrained flow
+    pushing = 0.5 * torch.log1p(torch.exp(4 * (2.0 - losses[pushed]))).mean() / 4
+    module = PlainFlow(Head(SPEC), MethodConfig(trust=TrustConfig(weight=0.5, margin=2.0)))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)  # it belongs to no trainer
+    found = module.finish_exposed(losses, pushed)
+    torch.testing.assert_close(found, losses[~pushed].mean() + pushing)
+    torch.testing.assert_close(module.finish_exposed(losses, None), losses.mean())
+    train_exposed(tmp_path, batches, 1, weight=0.5, margin=2.0)
+    with (tmp_path / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["train/nll"]) == pytest.approx(float(losses[~pushed].mean()), rel=1e-5)
+    assert float(row["train/exposure"]) == pytest.approx(float(pushing), rel=1e-5)
+
+
+def test_exposed_samples_become_less_likely_than_without_the_push(tmp_path: Path) -> None:
+    batches = exposed_batches()
+    assert batches.exposed is not None
+    odd = batches.samples[batches.exposed > 0]
+    pushed = train_exposed(tmp_path / "pushed", batches, 60)
+    bare = train_exposed(tmp_path / "bare", replace(batches, exposed=None), 60)
+    assert sample_nlls(pushed, odd).median() > sample_nlls(bare, odd).median() + 1
+    assert loss(pushed) < loss(bare) + 0.1  # the others fit as well

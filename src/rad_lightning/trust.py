@@ -113,7 +113,7 @@ def find_trust(
             weights = base * (1 - suspicion)[:, None, None]
         elif cfg.use == "expose":
             doubt = suspects.float() if cfg.known else suspicion**cfg.power
-            exposed = base * doubt[:, None, None] * (odd.nan_to_num(0.0) >= 1 - cfg.odd)
+            exposed = doubt[:, None, None] * (odd.nan_to_num(0.0) >= 1 - cfg.odd)
             # Of a further round: without the oddest samples of suspects.
             weights = base * ~(suspects[:, None, None] & (exposed > 0))
             if cfg.known:

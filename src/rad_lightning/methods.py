@@ -19,6 +19,7 @@ from rad_lightning.meta.tasks import (
     PseudoNoise,
     Samples,
     TaskSource,
+    Trusted,
     spoil,
 )
 from rad_lightning.modules.latent import LatentFlow
@@ -61,13 +62,13 @@ def build_method(
         UserError: too few training images for tasks.
     """
     unseen = unseen_samples(method, training, seed)
+    strength = training.trust.strength if training.trust else 0.0
     if method.latent.on:
         latent = method.latent
         rate = training.injected if latent.known_rate else latent.rate
         images = ImageBatches(Bank(training.samples, training.groups), method.batch_size)
         return LatentFlow(head, method, rate, unseen), images
     if not method.meta.on:
-        strength = training.trust.strength if training.trust else 0.0
         return PlainFlow(head, method, unseen, strength), sample_batches(method, training)
     meta = method.meta
     if len(training.samples) < 2:
@@ -79,10 +80,10 @@ def build_method(
     trusted = torch.ones(len(bank), dtype=torch.bool)
     if meta.source == "pseudo_noise" or meta.deploy_support == "trusted":
         trusted = central_images(head, training.samples, meta.trusted_fraction)
-    source = task_source(meta, bank, trusted, training, seed)
+    source = task_source(meta, bank, trusted, training, seed, method.trust.share)
     support = deploy_support(meta, bank, trusted, seed)
     batches = EpisodeBatches(source, meta.tasks, method.batch_size)
-    return RadFlow(head, method, unseen, support), batches
+    return RadFlow(head, method, unseen, support, strength), batches
 
 
 def build_reference(memory: MemoryConfig, head: Head, training: Training, seed: int) -> MemoryHead:
@@ -125,11 +126,14 @@ def unseen_samples(
 
 
 def task_source(
-    meta: MetaConfig, bank: Bank, trusted: Tensor, training: Training, seed: int
+    meta: MetaConfig, bank: Bank, trusted: Tensor, training: Training, seed: int, share: float
 ) -> TaskSource:
     """Where the tasks come from."""
     if meta.source == "bootstrap":
         return Bootstrap(bank, meta.images)
+    if meta.source == "trusted":
+        assert training.trust is not None
+        return trusted_queries(meta, bank, training.trust, share)
     if meta.source == "cross_category":
         banks = [Bank(samples, groups) for samples, groups in training.others]
         return CrossCategory([Bootstrap(other, meta.images) for other in banks])
@@ -137,6 +141,18 @@ def task_source(
     if spoiled is None:
         spoiled = spoil(bank.samples, Generator().manual_seed(stream_seed("spoiled", seed)))
     return PseudoNoise(bank, Bank(spoiled, bank.groups), trusted, meta.images, meta.max_rate)
+
+
+def trusted_queries(meta: MetaConfig, bank: Bank, trust: Trust, share: float) -> Trusted:
+    """Tasks judged by what trust believes and suspects of each image."""
+    if trust.exposed is None:
+        return Trusted(bank, trust.suspicion, None, trust.suspicion, meta.images, 0.0)
+    odd = torch.where(trust.exposed[..., None] > 0, bank.samples, torch.nan)
+    doubt = trust.exposed.flatten(1).amax(1)
+    some_odd = doubt > 0
+    every = odd.clone()
+    every[~some_odd] = bank.samples[~some_odd]  # never drawn: a bank asks for a sample of each
+    return Trusted(bank, trust.suspicion, Bank(every, bank.groups), doubt, meta.images, share)
 
 
 def deploy_support(meta: MetaConfig, bank: Bank, trusted: Tensor, seed: int) -> Samples | None:

@@ -177,7 +177,8 @@ def choose(cfg: TrustConfig, scores: Tensor, suspicion: Tensor, rate: float) -> 
     """The suspects, ``(N,)`` bool."""
     if cfg.use == "iqr":
         low, high = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype))
-        return scores > high + FENCE * (high - low)
+        fenced: Tensor = scores > high + FENCE * (high - low)
+        return fenced
     count = math.floor(min(cfg.reach * rate, MOST) * len(suspicion))
     suspects = torch.zeros(len(suspicion), dtype=torch.bool)
     suspects[suspicion.argsort(descending=True)[:count]] = True
@@ -189,7 +190,7 @@ def spared(samples: Tensor, suspicion: Tensor, quota: float) -> Tensor:
     but normal is not purged as a whole."""
     cluster = alike(samples.float().nanmean((1, 2)), max(1, round(math.sqrt(len(samples)))))
     keep = torch.zeros(len(samples), dtype=torch.bool)
-    for c in cluster.unique():
+    for c in torch.unique(cluster):
         rows = (cluster == c).nonzero()[:, 0]
         keep[rows[suspicion[rows].argsort()[: math.ceil(quota * len(rows))]]] = True
     return keep

@@ -11,7 +11,7 @@ from rad_lightning.errors import UserError
 UNCERTAINTIES = (
     "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",
 )  # fmt: skip
-TASK_SOURCES = ("bootstrap", "pseudo_noise", "cross_category")
+TASK_SOURCES = ("bootstrap", "pseudo_noise", "cross_category", "trusted")
 TRUST_SOURCES = ("gaussian", "in_sample", "memories", "out_of_fold", "both")
 OF_A_BATCH = ("generalisation_gap", "tail_weight")
 BETWEEN_TASKS = ("ensemble_variance", "loss_covariance")
@@ -88,7 +88,7 @@ class TrustConfig:
     # physical parts; memories: of few images each, no training; both: the mean of these two ranks.
     source: str = setting("none", choices=("none", *TRUST_SOURCES))
     folds: int = setting(3, low=2, high=20)
-    steps: int = setting(150, low=1)  # gradient steps of each fold's flow
+    steps: int = setting(100, low=1)  # gradient steps of each fold's flow
     rounds: int = setting(1, low=1, high=5)  # later ones learn from what the one before believes
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
@@ -191,6 +191,7 @@ class MethodConfig:
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
             raise UserError(f"method.name = {self.name!r}: accepted are letters, digits and _.+-")
         self.meta.check()
+        self._check_parts()
         if not self.l2.on:
             return
         if self.l2.lambda_min > self.l2.lambda_max:
@@ -214,4 +215,29 @@ class MethodConfig:
             raise UserError(
                 f"method.l2.uncertainty = {self.l2.uncertainty!r} compares tasks: "
                 "accepted is method.meta.tasks >= 2"
+            )
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot go together."""
+        trust, meta = self.trust, self.meta
+        alone = [n for n, on in (("latent", self.latent.on), ("memory", self.memory.on)) if on]
+        others = [n for n, part in (("trust", trust), ("meta", meta), ("l2", self.l2)) if part.on]
+        if alone and (len(alone) > 1 or set(others) - ({"l2"} if alone == ["latent"] else set())):
+            raise UserError(
+                f"method.{alone[0]}.form is on: accepted beside it is no other part, here "
+                f"{', '.join(f'method.{n}' for n in alone[1:] + others)}"
+            )
+        if meta.source == "trusted" and not trust.on:
+            raise UserError(
+                "method.meta.source=trusted needs to know whom to trust: accepted are "
+                f"method.trust.source={', '.join(TRUST_SOURCES)}"
+            )
+        if trust.on and meta.on and meta.source != "trusted":
+            raise UserError(
+                f"method.meta.source={meta.source} does not read method.trust: accepted is trusted"
+            )
+        if trust.known and trust.use != "expose":
+            raise UserError(
+                f"method.trust.known with use={trust.use}: accepted is expose; to leave the "
+                "injected images out there is method.clean_only"
             )

@@ -25,12 +25,14 @@ class Samples(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """The tasks of one step: samples ``(T, S, ...)`` and ``(T, Q, ...)``, and per task ``(T,)`` the
-    rate at which its support was spoiled on purpose."""
+    """The tasks of one step: samples ``(T, S, ...)`` and ``(T, Q, ...)``, per task ``(T,)`` the
+    rate at which its support was spoiled on purpose, and ``(T, Q)`` which samples of the query are
+    to be pushed away instead of learned."""
 
     support: Samples
     query: Samples
     rates: Tensor
+    pushed: Tensor
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,50 @@ class PseudoNoise:
 
 
 @dataclass(frozen=True)
+class Trusted:
+    """Supports from all images, as noisy as they are; queries from those that are believed, and at
+    their end samples of suspects that the adapted flow is to push away.
+
+    Args:
+        suspicion: ``(N,)`` from 0 to 1; an image is queried by 1 minus this.
+        odd: the images of ``bank``, row by row, with their odd samples alone; ``None``: no sample
+            is pushed away.
+        doubt: ``(N,)`` how often a suspect is pushed away.
+        share: of a query that is.
+    """
+
+    bank: Bank
+    suspicion: Tensor
+    odd: Bank | None
+    doubt: Tensor
+    images: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.odd is not None and (len(self.odd) != len(self.bank) or not (self.doubt > 0).any()):
+            raise ValueError("every image needs its odd samples, and one must be doubted")
+
+    def pushed(self, query: int) -> int:
+        """How many of a query's samples, its last, are pushed away."""
+        return min(query - 1, round(self.share * query)) if self.odd is not None else 0
+
+    def draw_task(self, support: int, query: int, generator: Generator) -> Task:
+        first, second = halves(self.bank.groups, generator)
+        count = self.pushed(query)
+        if count and not (self.doubt[second] > 0).any():
+            first, second = second, first
+        noisy = self.bank.draw(some(first, self.images, generator), support, generator)
+        trusted = weighted(second, 1 - self.suspicion[second], self.images, generator)
+        judged = self.bank.draw(trusted, query - count, generator)
+        if self.odd is not None and count:
+            suspects = weighted(second, self.doubt[second], self.images, generator)
+            pushed = self.odd.draw(suspects, count, generator)
+            pushed = pushed._replace(images=pushed.images + len(trusted))
+            judged = Samples(*(torch.cat(p) for p in zip(judged, pushed, strict=True)))
+        return noisy, judged, torch.zeros(())
+
+
+@dataclass(frozen=True)
 class CrossCategory:
     """Each task from one of several categories, all of them others than the one to be deployed."""
 
@@ -168,7 +214,9 @@ class EpisodeBatches:
             self.source.draw_task(each, each, generator) for _ in range(max(1, self.tasks // world))
         ]
         support, query, rates = zip(*drawn, strict=True)
-        return Episodes(_stack(support), _stack(query), torch.stack(rates))
+        last = self.source.pushed(each) if isinstance(self.source, Trusted) else 0
+        pushed = (torch.arange(each) >= each - last).expand(len(drawn), each)
+        return Episodes(_stack(support), _stack(query), torch.stack(rates), pushed)
 
 
 def halves(groups: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -187,6 +235,16 @@ def halves(groups: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 def some(images: Tensor, count: int, generator: Generator) -> Tensor:
     """``count`` of ``images`` without replacement, all of them where there are fewer."""
     return images[torch.randperm(len(images), generator=generator)[:count]]
+
+
+def weighted(images: Tensor, weights: Tensor, count: int, generator: Generator) -> Tensor:
+    """``count`` different ones of ``images`` by ``weights`` ``(n,)``, all of weight above 0 where
+    there are fewer; any ``count`` where all weights are 0."""
+    positive = int((weights > 0).sum())
+    if not positive:
+        return some(images, count, generator)
+    drawn = torch.multinomial(weights.float(), min(count, positive), generator=generator)
+    return images[drawn]
 
 
 def spoil(samples: Tensor, generator: Generator, share: float = 0.1, scale: float = 2.0) -> Tensor:

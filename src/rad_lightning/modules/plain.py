@@ -61,14 +61,18 @@ class PlainFlow(LightningModule):
         losses = nll(self.head.flow, self.params, samples, self.head.condition(positions))
         return self.finish_exposed(losses, pushed[0] if pushed else None)
 
-    def finish_exposed(self, losses: Tensor, pushed: Tensor | None) -> Tensor:
-        """``finish_step`` for NLLs of which some, ``pushed``, are to rise above a margin."""
+    def finish_exposed(
+        self, losses: Tensor, pushed: Tensor | None, measured: Tensor | None = None
+    ) -> Tensor:
+        """``finish_step`` for NLLs of which some, ``pushed``, are to rise above a margin.
+        ``measured`` is the uncertainty where the NLLs alone cannot show it."""
         c, normal, push = self.method.trust, losses, losses.new_zeros(())
         if pushed is not None:
             normal = losses[~pushed]
             push = self.strength * c.weight * hinge(losses[pushed], c.margin).mean()
             self.log("train/exposure", push)
-        measured = self.measure(normal.detach()) if self.penalty else None
+        if self.penalty and measured is None:
+            measured = self.measure(normal.detach())
         return self.finish_step(normal.mean() + push, measured, normal.detach().mean())
 
     @torch.no_grad()

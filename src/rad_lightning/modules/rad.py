@@ -36,8 +36,9 @@ class RadFlow(PlainFlow):
         method: MethodConfig,
         unseen: tuple[Tensor, Tensor] | None = None,
         support: Samples | None = None,
+        strength: float = 1.0,
     ) -> None:
-        super().__init__(head, method, unseen)
+        super().__init__(head, method, unseen, strength)
         self.support = support
         self.adapted: Tensor  # whether the flow holds θ' by now; a checkpoint says so too
         self.register_buffer("adapted", torch.zeros((), dtype=torch.bool))
@@ -92,11 +93,10 @@ class RadFlow(PlainFlow):
             look_at_support=asked and kind == "loss_covariance",
             look_at_ensemble=asked and kind == "ensemble_variance",
         )
-        if not asked:
-            return self.finish_step(found.query, None)
-        if kind in ("tail_weight", "generalisation_gap"):
-            return self.finish_step(found.query, self.measure(found.query.detach()))
-        return self.finish_step(found.query, of_tasks(kind, found, batch))
+        pushed = batch.pushed if batch.pushed.any() else None
+        of_samples = not asked or kind in ("tail_weight", "generalisation_gap")
+        measured = None if of_samples else of_tasks(kind, found, batch)
+        return self.finish_exposed(found.query, pushed, measured)
 
     def deployed(self) -> Parameters:
         if self.support is None or self.adapted:

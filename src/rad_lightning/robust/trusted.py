@@ -33,7 +33,7 @@ def gaussian_scores(head: Head, samples: Tensor) -> Tensor:
     device = head.whitening.mean.device
     parts = [
         head.position_scores(part.to(device).float()).flatten(2).cpu()
-        for part in samples.split(SCORED)
+        for part in torch.split(samples, SCORED)
     ]
     return torch.cat(parts)
 
@@ -60,17 +60,24 @@ def image_suspicion(head: Head, scores: Tensor, groups: Tensor | None = None) ->
 
 
 def part_means(values: Tensor, groups: Tensor) -> Tensor:
-    """Each value replaced by the mean of its group's, ``(N,) -> (N,)``."""
-    _, part = torch.unique(groups, return_inverse=True)
+    """Each value replaced by the mean of its part's, ``(N,) -> (N,)``."""
+    part = parts(groups)
     total = torch.zeros(int(part.max()) + 1, dtype=values.dtype).index_add_(0, part, values)
     return (total / torch.bincount(part))[part]
+
+
+def parts(groups: Tensor) -> Tensor:
+    """Physical parts numbered from 0, ``(N,)``. Images of a single part count as one each: there
+    is no other part to compare them with."""
+    names, part = torch.unique(groups, return_inverse=True)
+    return part if len(names) > 1 else torch.arange(len(groups))
 
 
 def ranks(values: Tensor) -> Tensor:
     """Ranks along the last axis as shares: from 0 for the smallest to below 1; ties share one, and
     NaN, which is not counted, stays NaN."""
-    counted = values.isfinite().sum(-1, keepdim=True)
-    ordered = values.nan_to_num(nan=torch.inf).sort(-1).values.contiguous()
+    counted = (~values.isnan()).sum(-1, keepdim=True)
+    ordered = torch.where(values.isnan(), torch.inf, values).sort(-1).values.contiguous()
     below = torch.searchsorted(ordered, values.contiguous())
     return torch.where(values.isnan(), torch.nan, below / counted)
 
@@ -78,17 +85,15 @@ def ranks(values: Tensor) -> Tensor:
 def part_weights(groups: Tensor) -> Tensor:
     """Weights under which every physical part has one vote, however often it was photographed,
     ``(N,)`` of mean 1."""
-    _, part, count = torch.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1.0 / count[part].float()
+    part = parts(groups)
+    weights: Tensor = 1.0 / torch.bincount(part)[part].float()
     return weights / weights.mean()
 
 
 def fold_of(groups: Tensor, folds: int, generator: Generator) -> Tensor:
     """A fold ``0..folds-1`` for every image ``(N,)``, whole parts at a time; of a single part,
     image by image."""
-    _, part = torch.unique(groups, return_inverse=True)
-    if int(part.max()) == 0:
-        part = torch.arange(len(groups))
+    part = parts(groups)
     count = int(part.max()) + 1
     return (torch.randperm(count, generator=generator) % min(folds, count))[part]
 
@@ -155,7 +160,7 @@ class OutOfFold:
         for k in range(int(fold.max()) + 1):
             of_fold = (fold == k).nonzero()[:, 0]
             at = {name: value[k] for name, value in params.items()}
-            for rows in of_fold.split(SCORED):
+            for rows in torch.split(of_fold, SCORED):
                 found[rows] = self._score(head, at, samples[rows])
         return found
 
@@ -170,7 +175,9 @@ class OutOfFold:
     ) -> dict[str, Tensor]:
         device, length = head.whitening.mean.device, samples.shape[2]
         flat = samples.flatten(0, 2)
-        drawn = torch.where(flat[:, 0].isnan(), 0.0, weights.flatten()).double()
+        # A single infinite value would turn a whole flow, and all that it scores, into NaN.
+        usable = flat.sum(1, dtype=torch.float32).isfinite()
+        drawn = torch.where(usable, weights.flatten(), 0.0).double()
         image = torch.arange(len(samples)).repeat_interleave(samples.shape[1] * length)
         folds = int(fold.max()) + 1
         # Sums rather than torch.multinomial, which takes no more than 2^24 samples.
@@ -186,8 +193,10 @@ class OutOfFold:
 
         every = vmap(losses, (0, 0, None if head.encoding is None else 0))
         optimizer = torch.optim.Adam(params.values(), lr=self.lr)
+        # OneCycleLR divides by the length of the rise.
+        warm_up = WARM_UP if self.steps * WARM_UP >= 1 else 0.0
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=self.steps + 1, pct_start=WARM_UP
+            optimizer, self.lr, total_steps=self.steps + 1, pct_start=warm_up
         )
         for _ in range(self.steps):
             where = torch.rand(folds, self.batch, generator=generator, dtype=torch.double)
@@ -195,7 +204,7 @@ class OutOfFold:
             x = flat[at].to(device).float()
             loss = every(params, x, head.condition((at % length).to(device)))
             optimizer.zero_grad()
-            loss.sum().backward()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
             clip_each([p.grad for p in params.values() if p.grad is not None], 1.0)
             optimizer.step()
             schedule.step()
@@ -208,7 +217,7 @@ class OutOfFold:
         flat = samples.flatten(0, 2)
         found = torch.full((len(flat),), torch.nan)
         valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
-        for rows in valid.split(8192):
+        for rows in torch.split(valid, 8192):
             x, condition = flat[rows].to(device).float(), head.condition((rows % length).to(device))
             nll = standard_normal_nll(*functional_call(head.flow, params, (x, condition)))
             found[rows] = nll.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
@@ -241,15 +250,20 @@ def contamination(
     says how much the estimate would move with other parts; it does not hold what the model cannot
     see: anomalies that score like normal images are counted as normal, so that high contamination
     is underestimated.
+
+    Infinite scores count as the largest finite one.
     """
-    _, part = torch.unique(groups, return_inverse=True)
-    parts = int(part.max()) + 1
+    part = parts(groups)
+    count = int(part.max()) + 1
     found = []
     for _ in range(resamples):
-        drawn = torch.randint(parts, (parts,), generator=generator)
-        found.append(torch.bincount(drawn, minlength=parts)[part].double())
+        drawn = torch.randint(count, (count,), generator=generator)
+        found.append(torch.bincount(drawn, minlength=count)[part].double())
     weights = torch.stack([torch.ones(len(scores), dtype=torch.double), *found])
-    shares = upper_share(scores.double(), weights)
+    values = scores.double()
+    if (finite := values[values.isfinite()]).numel():
+        values = values.clamp(finite.min(), finite.max())
+    shares = upper_share(values.nan_to_num(posinf=0.0, neginf=0.0), weights)
     low, high = shares[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
     return Contamination(float(shares[0]), low, high)
 

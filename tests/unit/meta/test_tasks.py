@@ -14,9 +14,11 @@ from rad_lightning.meta.tasks import (
     Samples,
     Task,
     TaskSource,
+    Trusted,
     halves,
     some,
     spoil,
+    weighted,
 )
 
 IMAGES, VIEWS, LENGTH = 12, 2, 5
@@ -51,10 +53,21 @@ def cross() -> CrossCategory:
     return CrossCategory([Bootstrap(bank(category=c), 4) for c in range(3)])
 
 
+DOUBTED = torch.tensor([i in (0, 8, 9) for i in range(IMAGES)])
+
+
+def trusting(doubt: Tensor | None = None) -> Trusted:
+    """A quarter of its queries are odd samples, told by their channel ``SPOILED``."""
+    believed = DOUBTED.float()
+    doubt = believed if doubt is None else doubt
+    return Trusted(bank(), believed, bank(spoiled=True), doubt, 4, 0.25)
+
+
 SOURCES: dict[str, TaskSource] = {
     "bootstrap": Bootstrap(bank(), 4),
     "pseudo_noise": pseudo(),
     "cross_category": cross(),
+    "trusted": trusting(),
 }
 
 
@@ -301,3 +314,91 @@ def test_spoiling_keeps_the_type_the_holes_and_changes_all_where_there_is_one_po
     assert torch.equal(made.isnan(), labelled().isnan())
     pooled = spoil(torch.zeros(9, 2, 1, 4), seeded())
     assert (pooled != 0).all()
+
+
+# Trusted queries, suspects at their end
+
+
+def test_queries_end_with_odd_samples_of_doubted_images_and_nothing_else_holds_them() -> None:
+    source = trusting()
+    assert source.pushed(8) == 2
+    seen = set()
+    for support, query, rate in tasks(source, 100):
+        assert len(support.values) == 12 and len(query.values) == 8 and rate == 0
+        assert channel(query, SPOILED).tolist() == [0] * 6 + [1] * 2
+        assert not channel(support, SPOILED).any()
+        assert DOUBTED[channel(query, IMAGE)[-2:]].all()
+        assert not DOUBTED[channel(query, IMAGE)[:-2]].any()  # suspicion 1: never queried
+        assert not set(query.images[:-2].tolist()) & set(query.images[-2:].tolist())
+        seen |= set(channel(support, IMAGE).tolist())
+    assert seen == set(range(IMAGES))  # supports from all images, as noisy as they are
+
+
+@pytest.mark.parametrize("only", range(IMAGES))
+def test_one_doubted_image_is_pushed_away_whichever_half_it_falls_into(only: int) -> None:
+    doubt = (torch.arange(IMAGES) == only).float()
+    for support, query, _ in tasks(trusting(doubt=doubt), 12):
+        assert (channel(query, IMAGE)[-2:] == only).all()
+        assert not (GROUPS[channel(support, IMAGE)] == GROUPS[only]).any()
+
+
+def test_images_are_queried_by_what_is_believed_and_pushed_by_what_is_doubted() -> None:
+    doubt = torch.tensor([0.1, 0.9]).repeat(6)
+    source = replace(
+        trusting(), suspicion=doubt, doubt=doubt, images=1,
+        bank=Bank(labelled(), torch.arange(IMAGES)),
+    )  # fmt: skip
+    judged, pushed = torch.zeros(2), torch.zeros(2)
+    for _, query, _ in tasks(source, 500):
+        judged += (channel(query, IMAGE)[:1] % 2).bincount(minlength=2)
+        pushed += (channel(query, IMAGE)[-1:] % 2).bincount(minlength=2)
+    assert float(judged[0] / judged.sum()) == pytest.approx(0.9, abs=0.06)
+    assert float(pushed[1] / pushed.sum()) == pytest.approx(0.9, abs=0.06)
+
+
+def test_without_odd_samples_all_of_a_query_is_believed() -> None:
+    source = replace(trusting(), odd=None)
+    assert source.pushed(8) == 0
+    for _, query, _ in tasks(source, 30):
+        assert len(query.values) == 8 and not channel(query, SPOILED).any()
+        assert not DOUBTED[channel(query, IMAGE)].any()
+
+
+@pytest.mark.parametrize(
+    ("share", "query", "count"),
+    [(0.25, 8, 2), (0.2, 128, 26), (0.9, 8, 7), (0.9, 2, 1), (0.5, 1, 0), (0.1, 4, 0)],
+)
+def test_a_share_of_the_query_is_pushed_away_and_never_all(
+    share: float, query: int, count: int
+) -> None:
+    source = replace(trusting(), share=share)
+    assert source.pushed(query) == count
+    _, drawn, _ = source.draw_task(4, query, seeded())
+    assert channel(drawn, SPOILED).tolist() == [0] * (query - count) + [1] * count
+
+
+def test_the_pushed_samples_of_a_step_are_marked_and_of_no_other_source() -> None:
+    drawn = EpisodeBatches(trusting(), 3, 48).draw(seeded(), 1)
+    assert drawn.pushed.dtype == torch.bool and drawn.pushed.shape == (3, 8)
+    assert torch.equal(drawn.pushed, channel(drawn.query, SPOILED).bool())
+    assert drawn.pushed.sum(1).tolist() == [2, 2, 2]
+    for name, source in SOURCES.items():
+        pushed = EpisodeBatches(source, 3, 48).draw(seeded(), 1).pushed
+        assert pushed.shape == (3, 8) and pushed.any().item() is (name == "trusted")
+
+
+def test_odd_samples_need_their_images_and_a_doubt() -> None:
+    with pytest.raises(ValueError, match="one must be doubted"):
+        trusting(doubt=torch.zeros(IMAGES))
+    with pytest.raises(ValueError, match="every image needs its odd samples"):
+        replace(trusting(), odd=Bank(labelled(8), GROUPS[:8]))
+
+
+def test_weighted_images_are_different_ones_drawn_by_their_weight() -> None:
+    images, weights = torch.tensor([3, 5, 8, 9]), torch.tensor([0.0, 1.0, 8.0, 1.0])
+    drawn = [weighted(images, weights, 2, seeded(s)).tolist() for s in range(200)]
+    assert all(len(set(d)) == 2 and 3 not in d for d in drawn)
+    assert sum(8 in d for d in drawn) > 180
+    assert sorted(weighted(images, weights, 9, seeded()).tolist()) == [5, 8, 9]
+    assert sorted(weighted(images, torch.zeros(4), 9, seeded()).tolist()) == [3, 5, 8, 9]
+    assert len(weighted(images, torch.zeros(4), 2, seeded())) == 2

@@ -22,8 +22,8 @@ from rad_lightning.config import conf_dir, register_schemas, to_typed
 from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
-COMMANDS = ("train", "prepare", "report", "tune")
-PLANNED = ("predict", "audit")
+COMMANDS = ("train", "audit", "prepare", "report", "tune")
+PLANNED = ("predict",)
 
 HELP = """\
 rad_lightning - anomaly detection for "normal" images that are not all normal
@@ -32,10 +32,11 @@ usage: python -m rad_lightning [command] [key=value ...]
 
 commands
   train     fit a detector and evaluate it (the default)
+  audit     rank the training images by how likely they are mislabelled
   prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
   report    tables, plots and a page from the results of a sweep
   tune      look for the method's best settings (Bayesian optimisation with Optuna)
-  predict, audit   to come
+  predict   to come
 
 examples
   python -m rad_lightning                                   the embedded synthetic images
@@ -43,6 +44,7 @@ examples
   python -m rad_lightning data=mvtec data.root=DIR data.category=screw
   python -m rad_lightning data=folder data.root=DIR         DIR/good and DIR/bad
   python -m rad_lightning prepare data=ksdd2 data.root=DIR
+  python -m rad_lightning audit data=folder data.root=DIR apply=cleaned.csv
   python -m rad_lightning +experiment=noise_sweep           noise x categories x methods x seeds
   python -m rad_lightning -m noise=replace noise.ratio=0,0.3 seed=0,1,2
   python -m rad_lightning report sweep=outputs/noise_sweep

@@ -1,4 +1,4 @@
-"""What the other commands read: ``conf/{tune,report,prepare}.yaml``."""
+"""What the other commands read: ``conf/{tune,audit,report,prepare}.yaml``."""
 
 from __future__ import annotations
 
@@ -122,6 +122,35 @@ def unread_penalty(l2: L2Config, key: str) -> bool:
     }
     strengths = {f"method.l2.{name}" for names in read.values() for name in names}
     return key in strengths - {f"method.l2.{name}" for name in read.get(l2.form, ())}
+
+
+@dataclass
+class AuditConfig(TrainConfig):
+    """Rank training images by how likely they are mislabelled: ``method.trust`` says how, the rest
+    which images, read how; or ``run``, whose images they are."""
+
+    run: str | None = setting(None, numbers=False)  # a training run's folder
+    apply: str | None = setting(None, numbers=False)  # the cleaned manifest to write
+    count: int | None = setting(None, low=0, numbers=False)  # suspects; None: as estimated
+    shown: int = setting(24, low=0, high=200, numbers=False)  # images on the page
+    # What the user typed: it tells a setting that contradicts the run's from a default.
+    asked: list[str] = field(default_factory=list, metadata={"numbers": False, "empty": True})
+
+    def check(self) -> None:
+        """Raise ``UserError`` at a method that ranks nothing, or that knows the answer."""
+        if self.run is None:  # else the run's settings count, once they are read
+            super().check()
+        trust = self.method.trust
+        if not trust.on:
+            raise UserError(
+                f"method={self.method.name} ranks no training image: accepted are methods with "
+                "method.trust.source, as method=robust"
+            )
+        if trust.known or trust.known_rate:
+            raise UserError(
+                f"method={self.method.name} reads which images were injected: accepted for an "
+                "audit are methods without method.trust.known and known_rate"
+            )
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig
+from rad_lightning.config.commands import AuditConfig, PrepareConfig, ReportConfig, TuneConfig
 from rad_lightning.config.fields import faults
 from rad_lightning.config.method import MethodConfig
 from rad_lightning.config.run import (
@@ -39,6 +39,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="tune_schema", node=TuneConfig)
+    store.store(name="audit_schema", node=AuditConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="report_schema", node=ReportConfig)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)

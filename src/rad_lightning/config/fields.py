@@ -41,7 +41,7 @@ def faults(node: Any, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from faults(value, f"{key}.")
             continue
-        if value == []:
+        if value == [] and not f.metadata.get("empty"):
             yield f"{key} = []: accepted is at least one value"
         for item in value if isinstance(value, list) else [value]:
             if item is not None and not _accepted(item, f.metadata):

@@ -1,0 +1,144 @@
+"""``index.html`` of an audit: the suspects with the evidence, and the whole ranking."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from rad_lightning.audit.evidence import Evidence
+from rad_lightning.audit.ranking import Accuracy, Ranking
+from rad_lightning.config import DataConfig
+from rad_lightning.data.dataset import Dataset
+from rad_lightning.data.images import ImageArray, load_image, resize_image
+from rad_lightning.evaluation.evaluate import pixel_map
+from rad_lightning.evaluation.pictures import blend
+from rad_lightning.pages import render
+
+THUMBNAIL = 240  # pixels on the longer side: about 10 kB
+QUALITY = 82
+LISTED = 5000  # rows of the table on the page; suspects.csv has all
+ROUGH = 0.25  # width of the interval from which the page warns
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image with what speaks against it. Pictures are ``data:`` URIs, empty without one."""
+
+    rank: int  # from 1
+    path: str
+    suspicion: float
+    verdict: str
+    injected: bool
+    picture: str
+    overlay: str
+    twin: str
+    twin_path: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the ranking."""
+
+    rank: int
+    path: str
+    suspicion: float
+    verdict: str
+    group: str
+    injected: bool
+
+
+def page(
+    title: str,
+    ranking: Ranking,
+    lines: Sequence[Line],
+    cards: Sequence[Card],
+    found: Accuracy | None,
+    **facts: Any,
+) -> str:
+    """The page as text; equal inputs give equal bytes. ``facts``: ``backbone``, ``untrained``,
+    ``ranked_by``, ``asked_count``, ``notes``, ``cleaned``, ``apply_command``, ``train_command``."""
+    return render(
+        "suspects.html.j2",
+        title=title,
+        ranking=ranking,
+        lines=lines[:LISTED],
+        unlisted=max(0, len(lines) - LISTED),
+        cards=cards,
+        accuracy=found,
+        rough=ranking.estimate.high - ranking.estimate.low > ROUGH,
+        parts=any(line.group != line.path for line in lines),
+        **facts,
+    )
+
+
+def make_cards(
+    data: Dataset,
+    rows: Sequence[int],
+    lines: Sequence[Line],
+    ranking: Ranking,
+    evidence: Evidence,
+    grid: tuple[int, int],
+    geometry: DataConfig,
+) -> list[Card]:
+    """Cards of the first images of the ranking, as many as the evidence has.
+
+    Args:
+        data: the images judged.
+        rows: the table's row of each of the N ranked images.
+        lines: of the ranking, in its order.
+        grid: height and width of a map.
+    """
+    found = []
+    for line, i, positions, twin in zip(
+        lines, ranking.order, evidence.maps, evidence.twins, strict=False
+    ):
+        sample = data.table.samples[rows[i]]
+        image = thumbnail(load_image(data.table.absolute(sample)))
+        overlay = ""
+        if positions.shape[-1] > 1 and positions.isfinite().any():
+            heat = pixel_map(data.table, sample, positions.view(-1, *grid), geometry)
+            overlay = data_uri(laid_over(image, heat, evidence))
+        other = data.table.samples[rows[twin]] if twin >= 0 else None
+        found.append(
+            Card(
+                line.rank,
+                line.path,
+                line.suspicion,
+                line.verdict,
+                line.injected,
+                data_uri(image),
+                overlay,
+                data_uri(thumbnail(load_image(data.table.absolute(other)))) if other else "",
+                other.path if other else "",
+            )
+        )
+    return found
+
+
+def thumbnail(image: ImageArray) -> ImageArray:
+    """``(H, W, 3)`` in its own proportions, never enlarged."""
+    height, width = image.shape[:2]
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def laid_over(image: ImageArray, heat: Tensor, evidence: Evidence) -> ImageArray:
+    """The map, of any size, over its image, which is grey there: a red stain stays no finding."""
+    size = (image.shape[1], image.shape[0])
+    fitted = Image.fromarray(heat.float().numpy()).resize(size, Image.Resampling.BILINEAR)
+    grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
+    shown = blend(grey, np.asarray(fitted), evidence.low, evidence.high)
+    return np.asarray(255 * shown, dtype=np.uint8)
+
+
+def data_uri(image: ImageArray) -> str:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,137 @@
+"""Which images an audit judges: those of a dataset, or those that a finished run trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]  # OmegaConf's reader raises it
+
+from rad_lightning.config import AuditConfig, NoiseConfig, TrainConfig, to_typed
+from rad_lightning.data.dataset import Dataset
+from rad_lightning.data.samples import ANOMALOUS
+from rad_lightning.data.splits import Roles
+from rad_lightning.errors import UserError
+
+# With run=DIR the images and their features are the run's. What may be said beside it is where
+# things lie now, and how the images are ranked.
+OF_THE_RUN = ("seed", "data", "noise", "backbone", "head", "recipe")
+MOVED = ("data.root", "data.csv", "backbone.weights", "backbone.batch_size", "data.on_bad_image")
+
+
+def of_run(cfg: AuditConfig) -> AuditConfig:
+    """``cfg`` with the images, roles, features and seed of the run that it names.
+
+    Raises:
+        UserError: no such run, or a setting that the run has already.
+    """
+    folder = Path(cfg.run or "")
+    manifest = folder / "manifest.csv"
+    if not (folder / "config.yaml").is_file() or not manifest.is_file():
+        raise UserError(
+            f"run={folder}: accepted is the folder of a training run, with its config.yaml and "
+            "manifest.csv"
+        )
+    for key in map(key_of, cfg.asked):
+        if key.split(".")[0] in OF_THE_RUN and key not in MOVED:
+            raise UserError(
+                f"{key} comes from the run: accepted beside run=DIR are {', '.join(MOVED)} "
+                "and the settings of the audit"
+            )
+    run = read_config(folder / "config.yaml")
+    asked = set(map(key_of, cfg.asked))
+    cached = any(key.split(".")[0] == "cache" for key in asked)
+    data, backbone = run.data, run.backbone
+    for name in ("root", "csv", "on_bad_image"):
+        if f"data.{name}" in asked:
+            data = replace(data, **{name: getattr(cfg.data, name)})
+    for name in ("weights", "batch_size"):
+        if f"backbone.{name}" in asked:
+            backbone = replace(backbone, **{name: getattr(cfg.backbone, name)})
+    found = replace(
+        cfg,
+        seed=run.seed,
+        data=data,
+        noise=NoiseConfig(mode="manifest", manifest=str(manifest)),
+        backbone=backbone,
+        head=run.head,
+        cache=cfg.cache if cached else run.cache,
+    )
+    TrainConfig.check(found)
+    return found
+
+
+def key_of(override: str) -> str:
+    """``"+data.root=DIR" -> "data.root"``."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def read_config(file: Path) -> TrainConfig:
+    """The settings of a run, as plain values: nothing in the file is executed.
+
+    Raises:
+        UserError: not a configuration that this version writes.
+    """
+    try:
+        content = OmegaConf.load(file)
+        known = [f.name for f in dataclasses.fields(TrainConfig) if f.name in content]
+        kept = OmegaConf.masked_copy(cast(DictConfig, content), known)
+        return cast(TrainConfig, to_typed(OmegaConf.merge(OmegaConf.structured(TrainConfig), kept)))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file}: not the settings of a run of this version ({reason})") from None
+
+
+def judged(data: Dataset, noise: NoiseConfig) -> list[int]:
+    """The rows of the images to judge: all that would be trained on.
+
+    Where nothing says what is tested on (no split of the dataset's own, no manifest, no drawn
+    noise), a training would take the normal images of its test set from the very same folder: those
+    are judged too.
+    """
+    rows = data.rows(*Roles.TRAINED)
+    if noise.mode == "none" and not any(s.split for s in data.table.samples):
+        tested = data.rows(*Roles.TESTED)
+        rows += [row for row in tested if data.table.samples[row].label != ANOMALOUS]
+    return sorted(rows)
+
+
+def only(data: Dataset, rows: list[int]) -> Dataset:
+    """The dataset of ``rows`` alone, all of them training images."""
+    table = replace(data.table, samples=tuple(data.table.samples[row] for row in rows))
+    roles = tuple(
+        data.roles[row] if data.roles[row] in Roles.TRAINED else Roles.TRAIN for row in rows
+    )
+    hashes = tuple(data.hashes[row] for row in rows)
+    return Dataset(table, roles, hashes, data.contamination)
+
+
+def cleaned_roles(
+    data: Dataset, suspects: frozenset[str], unreadable: frozenset[str]
+) -> tuple[str, ...]:
+    """The roles of ``data`` in a training without the ``suspects`` (paths); ``Roles.SHARED`` ones
+    are still tested on.
+
+    Raises:
+        UserError: nothing would be left to train on, or to test on.
+    """
+    found = []
+    for sample, role in zip(data.table.samples, data.roles, strict=True):
+        if sample.path in suspects:
+            role = Roles.TEST if role == Roles.SHARED else Roles.UNUSED
+        elif sample.path in unreadable:
+            role = Roles.UNREADABLE
+        found.append(role)
+    for needed, name in ((Roles.TRAINED, "train"), (Roles.TESTED, "test")):
+        if not set(needed) & set(found):
+            raise UserError(
+                f"apply: without {len(suspects)} suspects no image is left to {name} on; "
+                "accepted is a lower count=K, or a higher data.test_fraction"
+            )
+    return tuple(found)

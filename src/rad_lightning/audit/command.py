@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rad_lightning.audit.evidence import Evidence, find_evidence
 from rad_lightning.audit.page import Line, make_cards, page
-from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, rank
+from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, first_of_parts, rank
 from rad_lightning.audit.source import cleaned_roles, judged, key_of, of_run, only
 from rad_lightning.cell import Cell, chosen_weights, featurise, open_cell, pick_device
 from rad_lightning.config import AuditConfig
@@ -35,13 +35,14 @@ OF_TRAINING = ("seed", "data", "backbone", "head", "cache", "trainer")
 @dataclass(frozen=True)
 class Audited:
     """The images judged, and what came out. ``rows`` are theirs in ``data``; ``evidence`` is about
-    the first ones of the ranking, on a ``grid`` (H, W)."""
+    those at the places ``shown`` of the ranking, on a ``grid`` (H, W)."""
 
     data: Dataset
     rows: list[int]
     ranking: Ranking
     lines: list[Line]  # of the ranking
     accuracy: Accuracy | None
+    shown: list[int]
     evidence: Evidence | None
     grid: tuple[int, int]
 
@@ -115,12 +116,13 @@ def look(cell: Cell, progress: Progress) -> Audited:
         trust = find_trust(cfg.method, head, samples, groups, ~every, cfg.seed, bar.advance)
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
     injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
-    shown, evidence = list(ranking.order[: cfg.shown]), None
+    shown, evidence = first_of_parts(ranking, groups.tolist())[: cfg.shown], None
     if shown:
-        evidence = find_evidence(samples, groups, ~ranking.suspects(), shown, cfg.seed)
+        asked = [ranking.order[place] for place in shown]
+        evidence = find_evidence(samples, groups, ~ranking.suspects(), asked, cfg.seed)
     lines = list_lines(data, rows, ranking, injected)
     found = accuracy(ranking, injected)
-    return Audited(data, rows, ranking, lines, found, evidence, head.spec.grid)
+    return Audited(data, rows, ranking, lines, found, shown, evidence, head.spec.grid)
 
 
 def audit_config(cell: Cell) -> AuditConfig:
@@ -142,9 +144,10 @@ def html_of(cell: Cell, found: Audited) -> str:
     cfg, table = audit_config(cell), found.data.table
     cards = []
     if e := found.evidence:
-        cards = make_cards(
-            found.data, found.rows, found.lines, found.ranking, e, found.grid, cfg.data
-        )
+        samples = [table.samples[row] for row in found.rows]
+        lines = [found.lines[place] for place in found.shown]
+        images = [found.ranking.order[place] for place in found.shown]
+        cards = make_cards(table, samples, lines, images, e, found.grid, cfg.data)
     return page(
         f"{table.name}/{table.category}",
         found.ranking,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,8 +16,8 @@ from torch import Tensor
 from rad_lightning.audit.evidence import Evidence
 from rad_lightning.audit.ranking import Accuracy, Ranking
 from rad_lightning.config import DataConfig
-from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import ImageArray, load_image, resize_image
+from rad_lightning.data.samples import Sample, SampleTable
 from rad_lightning.evaluation.evaluate import pixel_map
 from rad_lightning.evaluation.pictures import blend
 from rad_lightning.pages import render
@@ -25,21 +26,6 @@ THUMBNAIL = 240  # pixels on the longer side: about 10 kB
 QUALITY = 82
 LISTED = 5000  # rows of the table on the page; suspects.csv has all
 ROUGH = 0.25  # width of the interval from which the page warns
-
-
-@dataclass(frozen=True)
-class Card:
-    """One image with what speaks against it. Pictures are ``data:`` URIs, empty without one."""
-
-    rank: int  # from 1
-    path: str
-    suspicion: float
-    verdict: str
-    injected: bool
-    picture: str
-    overlay: str
-    twin: str
-    twin_path: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,19 @@ class Line:
     verdict: str
     group: str
     injected: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image with what speaks against it, and how many more of its physical part were judged.
+    Pictures are ``data:`` URIs, empty without one."""
+
+    line: Line
+    more: int
+    picture: str
+    overlay: str
+    twin: str
+    twin_path: str
 
 
 def page(
@@ -79,46 +78,35 @@ def page(
 
 
 def make_cards(
-    data: Dataset,
-    rows: Sequence[int],
+    table: SampleTable,
+    samples: Sequence[Sample],
     lines: Sequence[Line],
-    ranking: Ranking,
+    images: Sequence[int],
     evidence: Evidence,
     grid: tuple[int, int],
     geometry: DataConfig,
 ) -> list[Card]:
-    """Cards of the first images of the ranking, as many as the evidence has.
+    """A card for each of ``lines``.
 
     Args:
-        data: the images judged.
-        rows: the table's row of each of the N ranked images.
-        lines: of the ranking, in its order.
+        samples: the N images judged.
+        images: which of them each line is about.
+        evidence: about each line.
         grid: height and width of a map.
     """
+    alike = Counter(s.group for s in samples)
     found = []
-    for line, i, positions, twin in zip(
-        lines, ranking.order, evidence.maps, evidence.twins, strict=False
-    ):
-        sample = data.table.samples[rows[i]]
-        image = thumbnail(load_image(data.table.absolute(sample)))
+    for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
+        image = thumbnail(load_image(table.absolute(samples[i])))
         overlay = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
-            heat = pixel_map(data.table, sample, positions.view(-1, *grid), geometry)
+            heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
             overlay = data_uri(laid_over(image, heat, evidence))
-        other = data.table.samples[rows[twin]] if twin >= 0 else None
-        found.append(
-            Card(
-                line.rank,
-                line.path,
-                line.suspicion,
-                line.verdict,
-                line.injected,
-                data_uri(image),
-                overlay,
-                data_uri(thumbnail(load_image(data.table.absolute(other)))) if other else "",
-                other.path if other else "",
-            )
-        )
+        other = samples[twin] if twin >= 0 else None
+        twin_uri = data_uri(thumbnail(load_image(table.absolute(other)))) if other else ""
+        more = alike[samples[i].group] - 1
+        twin_path = other.path if other else ""
+        found.append(Card(line, more, data_uri(image), overlay, twin_uri, twin_path))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,14 +64,30 @@ def rank(suspicion: Tensor, estimate: Contamination, count: int | None) -> Ranki
     return Ranking(suspicion, order, cut, possible, estimate)
 
 
+def first_of_parts(ranking: Ranking, parts: Sequence[int]) -> list[int]:
+    """The places, from 0, of the most suspicious image of each physical part."""
+    first: dict[int, int] = {}
+    for place, image in enumerate(ranking.order):
+        first.setdefault(parts[image], place)
+    return list(first.values())
+
+
 def share_of(share: float, images: int) -> int:
     """A share as a number of images, half up."""
     return math.floor(share * images + 0.5)
 
 
-def precision_at(order: tuple[int, ...], mislabelled: Tensor, k: int) -> float:
-    """The share of truly mislabelled images, ``(N,)`` bool, among the first ``k``."""
-    return float(mislabelled[torch.tensor(order[:k], dtype=torch.long)].double().mean())
+def precision_at(suspicion: Tensor, mislabelled: Tensor, k: int) -> float:
+    """The share of truly mislabelled images, ``(N,)`` bool, among the ``k`` most suspicious.
+
+    Of images that tie for the last places it is the mean over all their orders: the order of their
+    names, which often tell the label, has no say.
+    """
+    last = suspicion.sort(descending=True).values[k - 1]
+    above, tied = suspicion > last, suspicion == last
+    left = k - int(above.sum())
+    hits = float(mislabelled[above].sum()) + left * float(mislabelled[tied].double().mean())
+    return hits / k
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,6 @@ def accuracy(ranking: Ranking, mislabelled: Tensor) -> Accuracy | None:
     return Accuracy(
         true,
         int((mislabelled & ranking.suspects()).sum()),
-        {k: precision_at(ranking.order, mislabelled, k) for k in at},
+        {k: precision_at(ranking.suspicion, mislabelled, k) for k in at},
         auroc(ranking.suspicion.double(), mislabelled.long()),
     )

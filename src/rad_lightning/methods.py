@@ -102,6 +102,11 @@ def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
     if trust is None:
         return SampleBatches(flat, positions, method.batch_size)
     valid = ~training.samples[..., 0].isnan()
+    if not (trust.weights[valid] > 0).any():
+        raise UserError(
+            f"method={method.name}: of the training images that are not held out none is believed; "
+            "accepted is a lower method.trust.rate or method.trust.reach"
+        )
     exposed = None if trust.exposed is None else trust.exposed[valid]
     share = method.trust.share
     return SampleBatches(flat, positions, method.batch_size, trust.weights[valid], exposed, share)

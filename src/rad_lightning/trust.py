@@ -11,17 +11,21 @@ import torch
 from torch import Generator, Tensor
 
 from rad_lightning.config import MethodConfig, TrustConfig
+from rad_lightning.errors import UserError
 from rad_lightning.flows.heads import Head
 from rad_lightning.randomness import stream_seed
 from rad_lightning.robust.memories import sparse_memories
 from rad_lightning.robust.trusted import (
     Contamination,
     OutOfFold,
+    Push,
     alike,
     contamination,
     gaussian_scores,
     image_suspicion,
+    part_means,
     part_weights,
+    parts,
     ranks,
 )
 
@@ -86,48 +90,94 @@ def find_trust(
         groups: ``(N,)`` physical parts.
         injected: ``(N,)`` bool, read by the oracles ``known_rate`` and ``known`` alone.
         tick: called after every gradient step, ``trust_steps`` times.
+
+    Raises:
+        UserError: too few images to rank, or nothing left that a flow could learn from.
     """
     cfg = method.trust
     generator = Generator().manual_seed(stream_seed("trust", seed))
-    shape = samples.shape[:3]
+    if len(samples) < 2:
+        raise UserError(f"method={method.name}: a ranking needs two images, there is one")
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
-    base = base[:, None, None].expand(shape)
-    weights = base
+    part = parts(groups) if cfg.by_part else torch.arange(len(groups))
+    base = base[:, None, None].expand(samples.shape[:3])
+    told = cfg.use == "expose" and cfg.known
+    found = Beliefs(base, None)
+    image_ranks, sample_ranks = [], []
+    estimate = Contamination(0.0, 0.0, 0.0)
+    assumed = strength = 0.0
     for turn in range(cfg.rounds):
-        scores = sample_scores(method, head, samples, groups, weights, seed + turn, generator, tick)
-        images = torch.stack([image_suspicion(head, s) for s in scores])
-        estimate = contamination(images[0], groups, generator)
-        together = torch.stack(
-            [image_suspicion(head, s, groups if cfg.by_part else None) for s in scores]
-        )
-        suspicion = ranks(ranks(together).mean(0))
-        odd = torch.stack([ranks(s.flatten(1)).view(shape) for s in scores]).mean(0)
-        assumed = assumed_rate(cfg, estimate, injected)
-        suspects = choose(cfg, together[0], suspicion, assumed)
+        try:
+            scores = sample_scores(
+                method, head, samples, groups, found, seed + turn, generator, tick
+            )
+        except ValueError as error:  # too few images for folds or memories
+            raise UserError(f"method={method.name}: {error}") from error
+        alone = torch.stack([image_suspicion(head, s) for s in scores])
+        if turn == 0:  # later ones are of flows that were told to push suspects away
+            estimate = contamination(alone[0], groups, generator)
+            assumed = assumed_rate(cfg, estimate, injected)
+            strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
+        judged = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+        # All rounds have a say: each alone is a noisy judge, and a later one may talk itself into
+        # something.
+        image_ranks.append(ranks(judged).mean(0))
+        sample_ranks.append(within_image(scores))
+        suspicion = ranks(torch.stack(image_ranks).mean(0))
+        odd = torch.stack(sample_ranks).mean(0)
+        suspects = injected if told else choose(cfg, judged[0], suspicion, part, assumed)
         if cfg.quota:
-            suspects &= ~spared(samples, suspicion, cfg.quota)
-        if cfg.known:
-            suspects = injected
-        exposed = None
-        if cfg.use == "soft":
-            weights = base * (1 - suspicion)[:, None, None]
-        elif cfg.use == "expose":
-            doubt = suspects.float() if cfg.known else suspicion**cfg.power
-            exposed = doubt[:, None, None] * (odd.nan_to_num(0.0) >= 1 - cfg.odd)
-            # Of a further round: without the oddest samples of suspects.
-            weights = base * ~(suspects[:, None, None] & (exposed > 0))
-            if cfg.known:
-                weights = base * ~suspects[:, None, None]
-        else:
-            weights = base * ~suspects[:, None, None]
-    if cfg.use == "expose" and not cfg.known:
-        # Suspects stay: some are normal, and a flow that never learns those would be taught to
-        # push away all that is rare.
-        weights = base
-    strength = 1.0 if cfg.known else min(1.0, max(0.0, (assumed - cfg.floor) / cfg.floor))
-    if not strength:
-        exposed = None
-    return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength)
+            suspects = suspects & ~spared(samples, suspicion, cfg.quota)
+        found = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
+    return Trust(suspicion, suspects, found.weights, found.exposed, estimate, assumed, strength)
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """How often a sample is learned from, and how often pushed away (if any is), ``(N, V, L)``."""
+
+    weights: Tensor
+    exposed: Tensor | None
+
+
+def believe(
+    cfg: TrustConfig,
+    base: Tensor,
+    suspicion: Tensor,
+    suspects: Tensor,
+    odd: Tensor,
+    assumed: float,
+    strength: float,
+) -> Beliefs:
+    """What follows from a ranking.
+
+    Args:
+        base: ``(N, V, L)`` weights under which nothing is suspicious.
+        odd: ``(N, V, L)`` how odd a sample is within its image, from 0 to 1.
+    """
+    if cfg.use == "soft":
+        return Beliefs(base * (1 - suspicion)[:, None, None], None)
+    if cfg.use != "expose":
+        return Beliefs(base * ~suspects[:, None, None], None)
+    doubt = suspects.float() if cfg.known else probability(suspicion, assumed, cfg.temperature)
+    normal = 1 - strength * (1 - (1 - doubt) ** cfg.power)
+    # The oddest at least: ranks of a few samples end well below 1.
+    odd = odd.nan_to_num(-1.0)
+    from_here = odd.amax((1, 2), keepdim=True).clamp(max=1 - cfg.odd)
+    pushed = (doubt**cfg.power)[:, None, None] * (odd >= from_here)
+    exposed = pushed if strength and (pushed > 0).any() else None
+    return Beliefs(base * normal[:, None, None], exposed)
+
+
+def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
+    """That an image is mislabelled, ``(N,)``: a logistic step in its rank around the ``rate`` most
+    suspicious ones, as wide as rankings err."""
+    return torch.sigmoid((suspicion - (1 - rate)) / temperature)
+
+
+def within_image(scores: list[Tensor]) -> Tensor:
+    """The rank of each sample within its image, the mean over the sources, ``(N, V, L)``."""
+    return torch.stack([ranks(s.flatten(1)).view(s.shape) for s in scores]).mean(0)
 
 
 def trust_steps(cfg: TrustConfig) -> int:
@@ -141,7 +191,7 @@ def sample_scores(
     head: Head,
     samples: Tensor,
     groups: Tensor,
-    weights: Tensor,
+    beliefs: Beliefs,
     seed: int,
     generator: Generator,
     tick: Callable[[], object],
@@ -154,7 +204,12 @@ def sample_scores(
         flows = OutOfFold(
             folds, cfg.steps, method.batch_size, method.lr, stream_seed("folds", seed)
         )
-        found.append(flows.scores(head, samples, groups, weights, tick))
+        push = (
+            Push(beliefs.exposed, cfg.share, cfg.weight, cfg.margin)
+            if beliefs.exposed is not None
+            else None
+        )
+        found.append(flows.scores(head, samples, groups, beliefs.weights, push, tick))
     if cfg.source in ("memories", "both"):
         device = head.whitening.mean.device
         distances = sparse_memories(
@@ -173,15 +228,25 @@ def assumed_rate(cfg: TrustConfig, estimate: Contamination, injected: Tensor) ->
     return estimate.value if cfg.rate is None else cfg.rate
 
 
-def choose(cfg: TrustConfig, scores: Tensor, suspicion: Tensor, rate: float) -> Tensor:
-    """The suspects, ``(N,)`` bool."""
+def choose(
+    cfg: TrustConfig, scores: Tensor, suspicion: Tensor, part: Tensor, rate: float
+) -> Tensor:
+    """The suspects, ``(N,)`` bool: whole parts, as far as they go into the count."""
     if cfg.use == "iqr":
         low, high = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype))
         fenced: Tensor = scores > high + FENCE * (high - low)
         return fenced
     count = math.floor(min(cfg.reach * rate, MOST) * len(suspicion))
+    # Images of a part have one suspicion, which may be another part's too.
+    order = torch.tensor(sorted(range(len(part)), key=lambda i: (-suspicion[i], part[i])))
+    sizes = torch.bincount(part)
+    taken = order[:count]
+    if len(taken):
+        last = part[taken[-1]]
+        if (part[taken] == last).sum() < sizes[last]:
+            taken = taken[part[taken] != last]
     suspects = torch.zeros(len(suspicion), dtype=torch.bool)
-    suspects[suspicion.argsort(descending=True)[:count]] = True
+    suspects[taken] = True
     return suspects
 
 

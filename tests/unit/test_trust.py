@@ -17,8 +17,8 @@ from rad_lightning.evaluation.metrics import auroc
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.methods import Training, build_method
 from rad_lightning.randomness import stream_seed
-from rad_lightning.robust.trusted import OutOfFold
-from rad_lightning.trust import Trust, find_trust, sample_scores, trust_steps
+from rad_lightning.robust.trusted import OutOfFold, Push
+from rad_lightning.trust import Beliefs, Trust, find_trust, sample_scores, trust_steps
 
 SPEC = HeadSpec(
     grid=(3, 4), inputs=4, channels=4, blocks=2, hidden=8, clamp=2.0, position_dims=0,
@@ -105,9 +105,13 @@ def test_the_steps_that_are_announced_are_taken(source: str, steps: int) -> None
 def test_flows_are_of_all_images_or_of_the_asked_folds(source: str, folds: int) -> None:
     cfg, given = method(source=source, folds=4), samples()
     weights = torch.rand(given.shape[:3], generator=Generator().manual_seed(1))
-    (scores,) = sample_scores(cfg, Head(SPEC), given, GROUPS, weights, 3, Generator(), lambda: None)
+    pushed = (weights > 0.9).float()
+    (scores,) = sample_scores(
+        cfg, Head(SPEC), given, GROUPS, Beliefs(weights, pushed), 3, Generator(), lambda: None
+    )
     flows = OutOfFold(folds, 30, 128, 5e-3, stream_seed("folds", 3))
-    expected = flows.scores(Head(SPEC), given, GROUPS, weights)
+    push = Push(pushed, cfg.trust.share, cfg.trust.weight, cfg.trust.margin)
+    expected = flows.scores(Head(SPEC), given, GROUPS, weights, push)
     assert torch.equal(scores.nan_to_num(), expected.nan_to_num())
 
 
@@ -139,7 +143,7 @@ def test_the_rate_is_the_estimated_the_given_or_the_true_one() -> None:
     assert estimated.assumed == estimated.contamination.value
     assert found(rate=0.05).assumed == 0.05
     true = found(rate=0.05, known_rate=True)
-    assert true.assumed == pytest.approx(0.2) and true.suspects.sum() == 16  # twice the rate
+    assert true.assumed == pytest.approx(0.2) and true.suspects.sum() == 8
 
 
 def test_the_box_plot_s_fence_leaves_out_what_lies_far_beyond_the_others() -> None:
@@ -183,21 +187,18 @@ def test_images_of_a_single_part_are_judged_one_by_one() -> None:
 
 
 def test_the_oddest_samples_of_suspicious_images_are_pushed_away() -> None:
-    trust = found(use="expose", rate=0.2, power=3.0, odd=0.25)
+    trust = found(use="expose", rate=0.2, power=3.0, odd=0.25, temperature=0.1)
     assert trust.exposed is not None and trust.strength == 1
     pushed = odd(trust)
-    doubt = (trust.suspicion**3)[:, None, None].expand_as(pushed)
-    torch.testing.assert_close(trust.exposed[pushed], doubt[pushed])
+    doubt = (1 / (1 + torch.exp(-(trust.suspicion - 0.8) / 0.1)))[:, None, None].expand_as(pushed)
+    torch.testing.assert_close(trust.exposed[pushed], (doubt**3)[pushed])
     shown = (~samples()[..., 0].isnan()).flatten(1)
     share = pushed.flatten(1).sum(1) / shown.sum(1)
-    doubted = trust.suspicion > 0
-    assert share[doubted].min() > 0.2 and share[doubted].max() <= 0.3
-    assert not share[~doubted].any()
+    assert share.min() > 0.2 and share.max() <= 0.3
     assert not pushed[samples()[..., 0].isnan()].any()
     of_bad = pushed[BAD].float().mean((0, 1))  # by position
     assert of_bad[DEFECT].min() > 0.7 and of_bad[5:11].max() < 0.4
-    # All are learned: some suspects are normal.
-    assert (trust.weights == 1).all()
+    torch.testing.assert_close(trust.weights, (1 - doubt[:, :1, :1].expand(IMAGES, 2, 12)) ** 3)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,8 @@ def test_exposure_grows_from_the_floor_to_twice_the_floor(rate: float, strength:
     trust = found(use="expose", rate=rate, floor=0.1)
     assert trust.strength == pytest.approx(strength)
     assert (trust.exposed is None) is (strength == 0)
-    assert (trust.weights == 1).all()
+    full = found(use="expose", rate=rate, floor=0.01).weights if rate else torch.ones(1)
+    torch.testing.assert_close(1 - trust.weights, (strength * (1 - full)).expand(IMAGES, 2, 12))
 
 
 def test_what_is_known_to_be_injected_is_pushed_away_and_not_learned() -> None:
@@ -252,7 +254,7 @@ def test_a_further_round_learns_from_what_the_one_before_believes() -> None:
 def test_rounds_of_every_use_find_the_planted_images(use: str) -> None:
     trust = found(source="out_of_fold", use=use, rounds=2, rate=0.2)
     assert auroc(trust.suspicion.double(), BAD.long()) > 0.9
-    assert (trust.weights == 1).all().item() is (use == "expose")
+    assert trust.weights[BAD].mean() < 0.5 * trust.weights[~BAD].mean()
 
 
 # Trust
@@ -283,39 +285,35 @@ def test_the_summary_can_be_written() -> None:
     assert 0 <= low <= value <= high <= 1
 
 
-# Known faults
+# Corners
 
 
-@pytest.mark.xfail(reason="the border of the suspects falls within a part", strict=True)
 def test_images_of_a_part_share_a_verdict() -> None:
     groups = torch.arange(IMAGES) // 4
     trust = find_trust(method(rate=0.15, reach=1.0), Head(SPEC), samples(), groups, BAD, 3)
-    verdicts = [trust.suspects[groups == g] for g in groups.unique()]
+    verdicts = [trust.suspects[groups == g] for g in range(10)]
     assert all(v.all() or not v.any() for v in verdicts) and trust.suspects.any()
 
 
-@pytest.mark.xfail(reason="ranks of so few samples never reach 1 - odd", strict=True)
 @pytest.mark.parametrize("views", [1, 4])
 def test_an_image_of_few_samples_has_an_odd_one(views: int) -> None:
     pooled = samples().float().nanmean((1, 2), keepdim=True).repeat(1, views, 1, 1)
     pooled += 0.1 * torch.randn(pooled.shape, generator=Generator().manual_seed(1))
     head = Head(replace(SPEC, grid=(1, 1)))
     trust = find_trust(method(use="expose", rate=0.2), head, pooled, GROUPS, BAD, 3)
-    assert odd(trust)[trust.suspicion > 0].flatten(1).any(1).all()
+    assert odd(trust).flatten(1).any(1).all()
 
 
-@pytest.mark.xfail(raises=IndexError, reason="all that is left to learn weighs 0", strict=True)
-def test_something_is_learned_where_the_believed_image_is_held_out() -> None:
+def test_nothing_left_to_learn_is_a_user_error() -> None:
     given, groups = samples()[:10], torch.arange(10)
     cfg = method(use="split", rate=0.45, reach=2.0)
     trust = find_trust(cfg, Head(SPEC), given, groups, BAD[:10], 3)
     fitted = trust.suspects  # 9 of 10
     training = Training(given[fitted], groups[fitted], trust=trust.of(fitted))
-    _, batches = build_method(cfg, Head(SPEC), training, 3)
-    batches.draw(Generator().manual_seed(0), 1)
+    with pytest.raises(UserError, match="none is believed"):
+        build_method(cfg, Head(SPEC), training, 3)
 
 
-@pytest.mark.xfail(raises=ValueError, reason="no line for the user", strict=True)
 @pytest.mark.parametrize(
     ("source", "images", "rounds"),
     [("out_of_fold", 1, 1), ("memories", 1, 1), ("out_of_fold", 10, 2)],

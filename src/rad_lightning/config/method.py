@@ -94,24 +94,25 @@ class TrustConfig:
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
     by_part: bool = setting(True)  # images of a physical part share a verdict, and a vote
     # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
-    # are; soft: an image counts the less the more suspicious it is; expose: all stay, and the
-    # oddest samples of suspects are pushed away.
+    # are; soft: an image counts the less the more suspicious it is; expose: it does, and the
+    # oddest samples of suspicious ones are pushed away.
     use: str = setting("split", choices=("split", "iqr", "soft", "expose"))
-    # Suspects: so many times the assumed contamination, as a ranking errs.
-    reach: float = setting(2.0, above=0.0)
+    reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
     known_rate: bool = setting(False)  # oracle_rate: the true one, which nobody knows in use
     known: bool = setting(False)  # oracle_exposed: the truly injected images are the suspects
     quota: float = setting(0.0, low=0.0, high=1.0)  # share of alike images that stays in any case
-    # expose: a sample is pushed away the more often the more suspicious its image is, as suspicion
-    # (0 to 1) to this power; not at all below ``floor``, the contamination that an estimate reads
-    # off clean images too, and with full weight from twice that on.
-    power: float = setting(4.0, above=0.0)
-    floor: float = setting(0.07, above=0.0, high=0.5)
+    # expose: with p the probability that an image is mislabelled, a logistic step in its rank of
+    # width ``temperature``, its odd samples are pushed away as p to this power and all of them
+    # learned as 1 - p to it; none of it below ``floor``, the contamination that an estimate reads
+    # off clean images too, and in full from twice that on.
+    temperature: float = setting(0.06, above=0.0)
+    power: float = setting(2.0, above=0.0)
+    floor: float = setting(0.08, above=0.0, high=0.5)
     odd: float = setting(0.15, above=0.0, high=1.0)  # share of a suspect's samples
     share: float = setting(0.2, above=0.0, high=0.9)  # of a batch, drawn from these
-    weight: float = setting(0.3, above=0.0)  # of their loss
-    margin: float = setting(3.0)  # NLL, nats per dimension, from which it fades
+    weight: float = setting(0.15, above=0.0)  # of their loss
+    margin: float = setting(2.2)  # NLL, nats per dimension, from which it fades
 
     @property
     def on(self) -> bool:

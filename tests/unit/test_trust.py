@@ -319,6 +319,6 @@ def test_nothing_left_to_learn_is_a_user_error() -> None:
     [("out_of_fold", 1, 1), ("memories", 1, 1), ("out_of_fold", 10, 2)],
 )
 def test_too_few_images_to_rank_are_a_user_error(source: str, images: int, rounds: int) -> None:
-    cfg = method(source=source, rounds=rounds, rate=0.45)
+    cfg = method(source=source, rounds=rounds, rate=0.9)
     with pytest.raises(UserError):
         find_trust(cfg, Head(SPEC), samples()[:images], torch.arange(images), BAD[:images], 3)

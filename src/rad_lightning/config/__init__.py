@@ -1,6 +1,12 @@
 """The configuration: one dataclass per group of ``conf/``, checked before anything runs."""
 
-from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig, TuneRange
+from rad_lightning.config.commands import (
+    DashboardsConfig,
+    PrepareConfig,
+    ReportConfig,
+    TuneConfig,
+    TuneRange,
+)
 from rad_lightning.config.compose import conf_dir, register_schemas, to_typed, to_yaml
 from rad_lightning.config.fields import digest, number_fields
 from rad_lightning.config.method import (
@@ -24,6 +30,7 @@ from rad_lightning.config.run import (
 __all__ = [
     "VIEWS",
     "BackboneConfig",
+    "DashboardsConfig",
     "DataConfig",
     "EvaluationConfig",
     "HeadConfig",

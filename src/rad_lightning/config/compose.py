@@ -10,7 +10,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig
+from rad_lightning.config.commands import (
+    DashboardsConfig,
+    PrepareConfig,
+    ReportConfig,
+    TuneConfig,
+)
 from rad_lightning.config.fields import faults
 from rad_lightning.config.method import MethodConfig
 from rad_lightning.config.run import (
@@ -41,6 +46,7 @@ def register_schemas() -> None:
     store.store(name="tune_schema", node=TuneConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="dashboards_schema", node=DashboardsConfig)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
     for group, node in (
         ("data", DataConfig),

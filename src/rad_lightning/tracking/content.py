@@ -31,7 +31,9 @@ BINS = 32
 BEYOND = 4.0  # histograms end this many threshold distances above the threshold, as the picture
 
 
-def log_result(logger: WandbLogger, run: RunDirectory, result: dict[str, Any], images: bool) -> None:
+def log_result(
+    logger: WandbLogger, run: RunDirectory, result: dict[str, Any], images: bool
+) -> None:
     """Send everything about a finished training to its W&B run.
 
     Args:
@@ -54,7 +56,7 @@ def log_result(logger: WandbLogger, run: RunDirectory, result: dict[str, Any], i
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """``result.json`` as flat keys: ``image_auroc``, ``noise/achieved``, ``method``, ``seed``, ..."""
+    """``result.json`` as flat keys: ``image_auroc``, ``noise/achieved``, ``method``, ``seed``..."""
     trust = result.get("trust", {})
     return {
         **{key: result[key] for key in FACTS},

@@ -17,3 +17,8 @@ def logged_in() -> bool:
             return bool(wandb.login(timeout=1))
     except wandb.Error:
         return False
+
+
+def default_entity() -> str:
+    """The account that runs go to when none is named."""
+    return str(wandb.Api().default_entity)

@@ -1,0 +1,45 @@
+"""``dashboards``: a W&B workspace and report over the runs of a project."""
+
+from __future__ import annotations
+
+from rad_lightning.config import DashboardsConfig
+from rad_lightning.errors import UserError
+from rad_lightning.progress import Progress
+from rad_lightning.tracking.dashboards import TABLE, Boards, build, save
+from rad_lightning.tracking.login import HOW, default_entity, logged_in
+
+
+def dashboards(cfg: DashboardsConfig) -> None:
+    """Create them, or with ``cfg.dry_run`` say what they would hold, without a network.
+
+    Raises:
+        UserError: nobody is logged in, or W&B refuses.
+    """
+    progress = Progress(quiet=not cfg.progress)
+    if cfg.dry_run:
+        describe(build(cfg.entity or "ENTITY", cfg.project, cfg.sweep), progress)
+        progress.say("dry_run=true: nothing was sent")
+        return
+    if not logged_in():
+        raise UserError(
+            f"dashboards: nobody is logged in to W&B; {HOW}, or take dry_run=true to see what "
+            "it would create"
+        )
+    boards = build(cfg.entity or default_entity(), cfg.project, cfg.sweep)
+    notes, workspace, report = save(boards)
+    describe(boards, progress)
+    for note in notes:
+        progress.say(f"note: {note}")
+    progress.say(f"workspace: {workspace}")
+    progress.say(f"report:    {report}")
+
+
+def describe(boards: Boards, progress: Progress) -> None:
+    """The names of the sections and of their panels."""
+    at = boards.workspace
+    progress.say(f"workspace and report {at.name!r} in {at.entity}/{at.project}")
+    for section in boards.sections:
+        progress.say(f"  {section.title}")
+        for title, panel in section.panels.items():
+            progress.say(f"    {title} ({type(panel).__name__})")
+    progress.say(f"  Runs\n    the runs table: {', '.join(TABLE)}")

@@ -47,6 +47,7 @@ def log_result(
                 **score_histograms(read_csv(run.path / "scores.csv"), result["threshold"]["value"]),
                 **(pictures(run.path, result["worst"]) if images else {}),
                 **tables(run.path, result),
+                **point(result),
             }
         )
         # Behind the history, whose last values W&B would otherwise put in their place.
@@ -68,6 +69,13 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
         **{f"seconds/{k}": v for k, v in result["seconds"].items()},
         "threshold": result["threshold"]["value"],
     }
+
+
+def point(result: Mapping[str, Any]) -> dict[str, float]:
+    """One point of a curve over many runs: the image AUROC at this run's label noise."""
+    value = result["metrics"].get("image_auroc")
+    noise = result["noise"]["requested"]
+    return {} if value is None else {"image_auroc": value, "noise/requested": noise}
 
 
 def score_histograms(rows: Iterable[Mapping[str, str]], threshold: float) -> dict[str, Any]:

@@ -35,6 +35,9 @@ TABLE = (
     "seed", "pixel_aupro", "trust_suspect_auroc",
 )  # fmt: skip
 SUSPECTS = "Training images held for mislabelled"
+MEANS = "Image AUROC by method, one standard deviation"
+SPREAD = "Image AUROC over label noise, one standard deviation"
+MANY = 1000  # runs that a line may be drawn over; W&B's default shows ten
 WIDE, HIGH = 12, 9  # a report's grid is 24 wide
 
 
@@ -62,16 +65,27 @@ def sections(entity: str) -> tuple[Section, ...]:
     return (
         Section(
             "Image AUROC over label noise",
-            "Means over categories and seeds; a band is the 95 % interval of the mean "
-            "(bootstrap over runs), a bar's whisker one standard deviation.",
+            "Means over categories and seeds. A band is the 95 % interval of the mean "
+            "(bootstrap over runs), or one standard deviation where a title says so.",
             {
                 noise.title: chart(noise, entity),
-                "Image AUROC by method": wr.BarPlot(
-                    title="Image AUROC by method",
+                SPREAD: wr.LinePlot(
+                    title=SPREAD,
+                    x="noise/requested",
+                    y=["image_auroc"],
+                    title_x="label noise asked for",
+                    groupby=BY_METHOD,
+                    groupby_aggfunc="mean",
+                    groupby_rangefunc="stddev",
+                    max_runs_to_show=MANY,
+                ),
+                MEANS: wr.BarPlot(
+                    title=MEANS,
                     metrics=["image_auroc"],
                     groupby=BY_METHOD,
                     groupby_aggfunc="mean",
                     groupby_rangefunc="stddev",
+                    max_runs_to_show=MANY,
                 ),
             },
         ),
@@ -146,7 +160,7 @@ def curve(name: str, key: str) -> wr.LinePlot:
         groupby=BY_METHOD,
         groupby_aggfunc="mean",
         groupby_rangefunc="stddev",
-        max_runs_to_show=100,
+        max_runs_to_show=MANY,
     )
 
 

@@ -53,7 +53,7 @@ def test_a_dry_run_names_sections_and_panels_without_a_login(
     [
         ([], "dashboards: nobody is logged in to W&B; run `wandb login` or set WANDB_API_KEY"),
         (["project=a/b"], "project = 'a/b': accepted are letters, digits"),
-        (["sweep=\"don't\""], "sweep = don't: accepted are names without quotes"),
+        (['sweep="don\'t"'], "sweep = don't: accepted are names without quotes"),
         (["swep=x"], "unknown key 'swep' (did you mean 'sweep'?)"),
     ],
 )

@@ -89,6 +89,7 @@ def test_every_cell_is_one_finished_run_with_its_numbers(cli: Cli) -> None:
         held = [h for h in found["history"] if "holdout/nll" in h]
         assert len(losses) == 6 and len(held) == 6
         assert found["run"]["job_type"] == "train"
+        assert not found["run"].get("host")
         for key in ("category", "method", "head", "seed", "dataset"):
             assert found["summary"][key] == result[key]
         names.add(found["run"]["display_name"])

@@ -84,6 +84,7 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
         disable_job_creation=True,
         x_disable_stats=not online,
         x_disable_meta=True,  # command line, host and user: not for a shared dashboard
+        host="",
     )
     if online and not logged_in():
         raise UserError(

@@ -6,7 +6,7 @@ from rad_lightning.config import DashboardsConfig
 from rad_lightning.errors import UserError
 from rad_lightning.progress import Progress
 from rad_lightning.tracking.dashboards import TABLE, Boards, build, save
-from rad_lightning.tracking.login import HOW, default_entity, logged_in
+from rad_lightning.tracking.login import default_entity, login_problem
 
 
 def dashboards(cfg: DashboardsConfig) -> None:
@@ -20,11 +20,8 @@ def dashboards(cfg: DashboardsConfig) -> None:
         describe(build(cfg.entity or "ENTITY", cfg.project, cfg.sweep), progress)
         progress.say("dry_run=true: nothing was sent")
         return
-    if not logged_in():
-        raise UserError(
-            f"dashboards: nobody is logged in to W&B; {HOW}, or take dry_run=true to see what "
-            "it would create"
-        )
+    if problem := login_problem():
+        raise UserError(f"dashboards: {problem}; dry_run=true only says what would be created")
     boards = build(cfg.entity or default_entity(), cfg.project, cfg.sweep)
     notes, workspace, report = save(boards)
     describe(boards, progress)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rad_lightning.tracking.charts import CHARTS
+from support import nobody
 
 Cli = Callable[..., int]
 PANELS = (
@@ -28,12 +29,6 @@ PANELS = (
     "Training images held for mislabelled (WeavePanelSummaryTable)",
     "the runs table: image_auroc, category, method",
 )
-
-
-def nobody(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(home / "none"))
-    monkeypatch.setenv("HOME", str(home))
 
 
 def test_a_dry_run_names_sections_and_panels_without_a_login(
@@ -188,3 +183,10 @@ def test_a_server_that_refuses_is_one_line(server: Server, tmp_path: Path) -> No
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: dashboards: W&B refused: "), done.stderr
+
+
+def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    done = ask(Server(address="http://127.0.0.1:9"), tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and "http://127.0.0.1:9" in lines[0], done.stderr

@@ -17,7 +17,7 @@ import pytest
 
 from rad_lightning import train
 from rad_lightning.tracking.wandb import log_curves
-from support import SMALL_SYNTHETIC
+from support import SMALL_SYNTHETIC, nobody
 
 Cli = Callable[..., int]
 QUICK = (
@@ -213,9 +213,7 @@ def test_an_interrupted_training_is_one_run_with_the_whole_curve(
 def test_online_without_a_login_is_one_line_and_nothing_is_asked(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    nobody(monkeypatch, tmp_path)
     assert cli(*QUICK, "logger.mode=online") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "nobody is logged in" in error

@@ -10,7 +10,7 @@ from pathlib import Path
 import wandb
 
 from rad_lightning.errors import UserError
-from rad_lightning.tracking.login import HOW, default_entity, logged_in
+from rad_lightning.tracking.login import default_entity, login_problem
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def sync(folder: Path) -> int:
     """Send every offline run below ``folder`` that was not sent before; the upload's exit code.
 
     Raises:
-        UserError: no such folder, or nobody is logged in.
+        UserError: no such folder, or nobody is logged in, or the server does not answer.
     """
     if not folder.is_dir():
         raise UserError(
@@ -37,8 +37,8 @@ def sync(folder: Path) -> int:
     print(f"{len(found)} offline W&B runs below {folder}, {len(found) - len(to_go)} sent before")
     if not to_go:
         return 0
-    if not logged_in():
-        raise UserError(f"wandb-sync: nobody is logged in to W&B; {HOW}")
+    if problem := login_problem():
+        raise UserError(f"wandb-sync: {problem}")
     server = wandb.Settings().base_url
     print(f"sending {len(to_go)} to {server}, by default to the account {default_entity()}:")
     print("curves, metrics, settings, pictures, file names, manifests and scores; no checkpoint")

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import WandbLogger
 from rad_lightning.config import TrainConfig
 from rad_lightning.errors import UserError
 from rad_lightning.runs import RunDirectory
-from rad_lightning.tracking.login import HOW, logged_in
+from rad_lightning.tracking.login import login_problem
 
 
 @contextmanager
@@ -86,10 +86,8 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
         x_disable_meta=True,  # command line, host and user: not for a shared dashboard
         host="",
     )
-    if online and not logged_in():
-        raise UserError(
-            f"logger.mode=online: nobody is logged in to W&B; {HOW}, or take logger.mode=offline"
-        )
+    if online and (problem := login_problem()):
+        raise UserError(f"logger.mode=online: {problem}; or take logger.mode=offline")
     try:
         return wandb.init(
             mode="online" if online else "offline",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rad_lightning.tracking import sync
+from support import nobody
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_only_offline_runs_that_were_not_sent_are_sent(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(sync, "logged_in", lambda: True)
+    monkeypatch.setattr(sync, "login_problem", lambda: None)
     monkeypatch.setattr(sync, "default_entity", lambda: "someone")
     monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or 7)
     assert sync.main([str(outputs)]) == 7
@@ -46,7 +47,7 @@ def test_only_offline_runs_that_were_not_sent_are_sent(
 def test_nobody_logged_in_is_one_line_and_nothing_is_sent(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sync, "logged_in", lambda: False)
+    nobody(monkeypatch, outputs)
     monkeypatch.setattr(subprocess, "call", lambda _: pytest.fail("sent"))
     assert sync.main([str(outputs)]) == 2
     error = capsys.readouterr().err
@@ -57,7 +58,7 @@ def test_nobody_logged_in_is_one_line_and_nothing_is_sent(
 def test_nothing_to_send_needs_no_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sync, "logged_in", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(sync, "login_problem", lambda: pytest.fail("asked"))
     assert sync.main([str(tmp_path)]) == 0
     assert "0 offline W&B runs" in capsys.readouterr().out
     assert sync.main([str(tmp_path / "nowhere")]) == 2

@@ -22,7 +22,7 @@ from rad_lightning.config import conf_dir, register_schemas, to_typed
 from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
-COMMANDS = ("train", "audit", "prepare", "report", "tune")
+COMMANDS = ("train", "audit", "prepare", "report", "tune", "dashboards")
 PLANNED = ("predict",)
 
 HELP = """\
@@ -36,6 +36,7 @@ commands
   prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
   report    tables, plots and a page from the results of a sweep
   tune      look for the method's best settings (Bayesian optimisation with Optuna)
+  dashboards   a Weights & Biases workspace and report over the runs of a project
   predict   to come
 
 examples
@@ -49,6 +50,7 @@ examples
   python -m rad_lightning -m noise=replace noise.ratio=0,0.3 seed=0,1,2
   python -m rad_lightning report sweep=outputs/noise_sweep
   python -m rad_lightning tune noise=replace noise.ratio=0.2 trials=30 study=outputs/tune
+  python -m rad_lightning dashboards project=rad_lightning sweep=noise_sweep dry_run=true
 
 settings
   data=synthetic|mvtec|ksdd2|ksdd|mtd|folder|csv    head=patch|pooled

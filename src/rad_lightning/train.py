@@ -29,7 +29,8 @@ from rad_lightning.methods import build_method, build_reference
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
-from rad_lightning.tracking.wandb import log_result, wandb_run
+from rad_lightning.tracking.content import log_result
+from rad_lightning.tracking.wandb import wandb_run
 from rad_lightning.trust import Trust
 
 NOTHING_HELD_OUT = (
@@ -63,7 +64,7 @@ def train_cell(cell: Cell, progress: Progress) -> RunDirectory:
         if result is None:  # a further node of a multi-node training
             return run
         if logger:
-            log_result(logger, run, result)
+            log_result(logger, run, result, images=cfg.logger.images)
     result["wall_seconds"] = round(progress.clock() - progress.started, 3)
     run.write_result(result)
     print_summary(progress, result, run.path)

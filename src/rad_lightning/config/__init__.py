@@ -2,6 +2,7 @@
 
 from rad_lightning.config.commands import (
     AuditConfig,
+    DashboardsConfig,
     PrepareConfig,
     ReportConfig,
     TuneConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "VIEWS",
     "AuditConfig",
     "BackboneConfig",
+    "DashboardsConfig",
     "DataConfig",
     "EvaluationConfig",
     "HeadConfig",

@@ -1,9 +1,10 @@
-"""What the other commands read: ``conf/{tune,audit,report,prepare}.yaml``."""
+"""What the other commands read: ``conf/{tune,audit,report,prepare,dashboards}.yaml``."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -179,3 +180,24 @@ class PrepareConfig:
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""
         self.data.check()
+
+
+@dataclass
+class DashboardsConfig:
+    """A W&B workspace and report over the runs of ``entity``/``project``, or of one sweep of it."""
+
+    entity: str | None = None  # user or team; None: the account's default one
+    project: str = "rad_lightning"
+    sweep: str | None = None  # the name of the sweep's folder: W&B's group; None: all runs
+    dry_run: bool = False  # say what would be created, without a network
+    progress: bool = True
+
+    def check(self) -> None:
+        """Raise ``UserError`` at names that W&B has no place for."""
+        for key, value in (("entity", self.entity), ("project", self.project)):
+            if value is not None and not re.fullmatch(r"[\w.-]+", value):
+                raise UserError(
+                    f"{key} = {value!r}: accepted are letters, digits, '_', '-' and '.'"
+                )
+        if re.search(r"['\"\\]", self.sweep or ""):  # W&B's filters do not escape them
+            raise UserError(f"sweep = {self.sweep}: accepted are names without quotes")

@@ -10,7 +10,13 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from rad_lightning.config.commands import AuditConfig, PrepareConfig, ReportConfig, TuneConfig
+from rad_lightning.config.commands import (
+    AuditConfig,
+    DashboardsConfig,
+    PrepareConfig,
+    ReportConfig,
+    TuneConfig,
+)
 from rad_lightning.config.fields import faults
 from rad_lightning.config.method import MethodConfig
 from rad_lightning.config.run import (
@@ -42,6 +48,7 @@ def register_schemas() -> None:
     store.store(name="audit_schema", node=AuditConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="dashboards_schema", node=DashboardsConfig)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
     for group, node in (
         ("data", DataConfig),

@@ -161,6 +161,7 @@ class LoggerConfig:
     entity: str | None = setting(None, numbers=False)
     group: str | None = setting(None, numbers=False)  # None: the name of the output folder
     tags: list[str] = setting(["rad_lightning"], numbers=False)
+    images: bool = setting(True, numbers=False)  # false: no picture of an image in the W&B run
 
 
 @dataclass

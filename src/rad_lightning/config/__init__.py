@@ -1,7 +1,13 @@
 """The configuration: one dataclass per group of ``conf/``, checked before anything runs."""
 
 from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig, TuneRange
-from rad_lightning.config.compose import conf_dir, register_schemas, to_typed, to_yaml
+from rad_lightning.config.compose import (
+    conf_dir,
+    from_plain,
+    register_schemas,
+    to_typed,
+    to_yaml,
+)
 from rad_lightning.config.fields import digest, number_fields
 from rad_lightning.config.method import (
     L2Config,
@@ -41,6 +47,7 @@ __all__ = [
     "TuneRange",
     "conf_dir",
     "digest",
+    "from_plain",
     "number_fields",
     "register_schemas",
     "to_typed",

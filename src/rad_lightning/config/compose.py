@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig
 from rad_lightning.config.fields import faults
@@ -69,6 +70,16 @@ def to_typed(cfg: Any) -> Any:
     for fault in faults(typed):
         raise UserError(fault)
     typed.check()  # type: ignore[union-attr]
+    return typed
+
+
+def from_plain(content: Any) -> TrainConfig:
+    """The checked settings of a run out of the ``config`` block of its ``result.json``."""
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), content)
+    except OmegaConfBaseException as error:
+        raise UserError(f"settings of another version: {str(error).splitlines()[0]}") from error
+    typed: TrainConfig = to_typed(cfg)
     return typed
 
 

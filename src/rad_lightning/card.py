@@ -72,17 +72,18 @@ def from_dict(content: Mapping[str, Any]) -> Card:
     """
     try:
         height, width = (int(side) for side in content["size"])
-        names = ("run", "dataset", "category", "backbone", "head", "fit")
-        numbers = {key: float(content[key]) for key in ("threshold", "median", "spread")}
-        colours = content["map_range"]
-        card = Card(
-            **{key: str(content[key]) for key in names},
-            **numbers,
-            size=(height, width),
-            map_range=None if colours is None else (float(colours[0]), float(colours[1])),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"not what an export writes ({type(error).__name__}: {error})") from None
-    if card.fit not in ("stretch", "pad") or not all(map(math.isfinite, numbers.values())):
-        raise UserError(f"not what an export writes (fit={card.fit!r}, {numbers})")
+        values: dict[str, Any] = {"size": (height, width), "map_range": None}
+        for key in ("run", "dataset", "category", "backbone", "head", "fit"):
+            values[key] = str(content[key])
+        for key in ("threshold", "median", "spread"):
+            values[key] = float(content[key])
+        if content["map_range"] is not None:
+            low, high = content["map_range"]
+            values["map_range"] = (float(low), float(high))
+        card = Card(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"no facts of a detector ({type(error).__name__}: {error})") from None
+    finite = all(map(math.isfinite, (card.threshold, card.median, card.spread)))
+    if card.fit not in ("stretch", "pad") or not finite or card.spread <= 0 or min(card.size) < 1:
+        raise UserError(f"no facts of a detector ({card})")
     return card

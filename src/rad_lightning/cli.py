@@ -22,8 +22,9 @@ from rad_lightning.config import conf_dir, register_schemas, to_typed
 from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
-COMMANDS = ("train", "prepare", "report", "tune")
-PLANNED = ("predict", "audit")
+COMMANDS = ("train", "predict", "export", "prepare", "report", "tune")
+PLANNED = ("audit",)
+RESUMED = ("train", "tune")  # those that go on where they were interrupted
 
 HELP = """\
 rad_lightning - anomaly detection for "normal" images that are not all normal
@@ -32,10 +33,12 @@ usage: python -m rad_lightning [command] [key=value ...]
 
 commands
   train     fit a detector and evaluate it (the default)
+  predict   judge new images with a trained detector: scores, overlays, a page
+  export    a trained detector as one ONNX or torch file
   prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
   report    tables, plots and a page from the results of a sweep
   tune      look for the method's best settings (Bayesian optimisation with Optuna)
-  predict, audit   to come
+  audit     to come
 
 examples
   python -m rad_lightning                                   the embedded synthetic images
@@ -46,6 +49,8 @@ examples
   python -m rad_lightning +experiment=noise_sweep           noise x categories x methods x seeds
   python -m rad_lightning -m noise=replace noise.ratio=0,0.3 seed=0,1,2
   python -m rad_lightning report sweep=outputs/noise_sweep
+  python -m rad_lightning predict checkpoint=RUN input=DIR output=outputs/predict
+  python -m rad_lightning export checkpoint=RUN format=onnx output=outputs/export
   python -m rad_lightning tune noise=replace noise.ratio=0.2 trials=30 study=outputs/tune
 
 settings
@@ -83,7 +88,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
+        goes_on = split_command(arguments)[0] in RESUMED
+        how = (
+            "to go on where it stopped" if goes_on else "to begin anew: it wrote no part of a table"
+        )
+        print(f"interrupted: run the same command again {how}", file=sys.stderr)
         sys.exit(130)
 
 

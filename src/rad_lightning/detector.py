@@ -1,16 +1,16 @@
 """A trained detector on new images, from Python::
 
-    from rad_lightning import Detector
+from rad_lightning import Detector
 
-    detector = Detector.load("outputs/runs/RUN")
-    for found in detector.predict(["a.png", "b.png"]):
-        print(found.name, found.score, found.verdict)
+detector = Detector.load("outputs/runs/RUN")
+for found in detector.predict(["a.png", "b.png"]):
+    print(found.name, found.score, found.verdict)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -60,13 +60,35 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """An image as the network takes it, and as people look at it."""
+class Placed:
+    """An image as the network takes it: ``canvas (H, W, 3)`` uint8 with the image in ``box``; and
+    as people look at it."""
 
     name: str
     canvas: np.ndarray
     box: Box
     preview: np.ndarray
+
+
+def bring(source: Source, card: Card, number: int = 0) -> Placed:
+    """Read an image and bring it to the network's size; ``number`` names one without a file.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    if isinstance(source, str | Path):
+        name, image = str(source), load_image(Path(source))
+    else:
+        name = str(getattr(source, "filename", "") or f"image {number}")
+        image = as_image(source, name)
+    canvas, box = place(image, card.size, card.fit)
+    return Placed(name, canvas, box, shrunk(image, PREVIEW))
+
+
+def batch(placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)``: what an engine takes."""
+    images = np.stack([p.canvas for p in placed]).transpose(0, 3, 1, 2)
+    return images.astype(np.float32), np.array([p.box for p in placed], dtype=np.int64)
 
 
 class Detector:
@@ -133,34 +155,27 @@ class Detector:
         numbered = enumerate(images)
         with ThreadPoolExecutor(LOADER_THREADS) as pool:
 
-            def ahead() -> list[Future[_Placed | BadImage]]:
-                return [pool.submit(self._place, *item) for item in islice(numbered, batch_size)]
+            def ahead() -> list[Future[Placed | BadImage]]:
+                return [pool.submit(self._bring, *item) for item in islice(numbered, batch_size)]
 
             waiting = ahead()
             while waiting:
                 placed = [future.result() for future in waiting]
                 waiting = ahead()  # decoded while the network is at work
-                found = iter(self._judge([p for p in placed if isinstance(p, _Placed)]))
+                found = iter(self._judge([p for p in placed if isinstance(p, Placed)]))
                 for item in placed:
                     yield item if isinstance(item, BadImage) else next(found)
 
-    def _place(self, number: int, source: Source) -> _Placed | BadImage:
+    def _bring(self, number: int, source: Source) -> Placed | BadImage:
         try:
-            if isinstance(source, str | Path):
-                name, image = str(source), load_image(Path(source))
-            else:
-                name = str(getattr(source, "filename", "") or f"image {number}")
-                image = as_image(source, name)
-            canvas, box = place(image, self.card.size, self.card.fit)
-            return _Placed(name, canvas, box, shrunk(image, PREVIEW))
+            return bring(source, self.card, number)
         except BadImage as error:
             return error
 
-    def _judge(self, placed: list[_Placed]) -> list[Prediction]:
+    def _judge(self, placed: list[Placed]) -> list[Prediction]:
         if not placed:
             return []
-        images = np.stack([p.canvas for p in placed]).transpose(0, 3, 1, 2).astype(np.float32)
-        scores, *maps = self.engine(images, np.array([p.box for p in placed], dtype=np.int64))
+        scores, *maps = self.engine(*batch(placed))
         found = []
         for i, item in enumerate(placed):
             top, left, height, width = item.box

@@ -77,7 +77,9 @@ class OnnxEngine:
 
     def __call__(self, images: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:
         given = {"images": images, "boxes": boxes}
-        found: list[np.ndarray] = self.session.run(None, {name: given[name] for name in self.inputs})
+        found: list[np.ndarray] = self.session.run(
+            None, {name: given[name] for name in self.inputs}
+        )
         return tuple(found)
 
 
@@ -107,9 +109,13 @@ def find_run(checkpoint: Path) -> RunDirectory:
     run = RunDirectory(checkpoint.parent if checkpoint.is_file() else checkpoint)
     if run.done:
         return run
-    inside = sorted(p.parent.name for p in run.path.glob(f"*/{RESULT}")) if checkpoint.is_dir() else []
+    inside = (
+        sorted(p.parent.name for p in run.path.glob(f"*/{RESULT}")) if checkpoint.is_dir() else []
+    )
     if inside:
-        raise UserError(f"checkpoint = {checkpoint}: holds {len(inside)} runs, name one: {inside[0]}")
+        raise UserError(
+            f"checkpoint = {checkpoint}: holds {len(inside)} runs, name one: {inside[0]}"
+        )
     raise UserError(
         f"checkpoint = {checkpoint}: no finished run, {RESULT} is not there or not whole; "
         "the training command that began it goes on with it"
@@ -134,8 +140,8 @@ def open_run(checkpoint: Path, weights: str | None = None) -> tuple[Card, Networ
         raise UserError(f"checkpoint = {checkpoint}: {error}") from error
     if cfg.method.memory.on:
         raise UserError(
-            f"checkpoint = {checkpoint}: method={cfg.method.name} is a reference without a flow and "
-            "leaves no detector behind; accepted are runs of the other methods"
+            f"checkpoint = {checkpoint}: method={cfg.method.name} is a reference without a flow "
+            "and leaves no detector behind; accepted are runs of the other methods"
         )
     head = load_head(run.checkpoint)
     name = weights or chosen_weights(cfg)
@@ -175,15 +181,15 @@ def load_head(file: Path) -> Head:
 
 
 def open_export(file: Path, device: str = "auto") -> tuple[Card, OnnxEngine]:
-    """An exported detector, from its ``.onnx`` file and the ``.json`` beside it.
+    """An exported detector, from its ``.onnx`` file and the ``.onnx.json`` beside it.
 
     Raises:
         UserError: one of them is missing or not what ``export`` wrote.
     """
-    beside = file.with_suffix(".json")
+    beside = facts_of(file)
     for path in (file, beside):
         if not path.is_file():
-            raise UserError(f"{path}: no such file; export writes a model and a .json beside it")
+            raise UserError(f"{path}: no such file; export writes {file.name} and {beside.name}")
     try:
         content = json.loads(beside.read_text(encoding="utf-8"))
         card = cards.from_dict(content["detector"])
@@ -195,3 +201,8 @@ def open_export(file: Path, device: str = "auto") -> tuple[Card, OnnxEngine]:
     if file_hashes([file]) != [recorded]:
         raise UserError(f"{beside}: describes another file than {file.name}; export both anew")
     return card, OnnxEngine(file, device)
+
+
+def facts_of(file: Path) -> Path:
+    """Where an exported file's facts are: ``detector.onnx.json``."""
+    return file.with_name(f"{file.name}.json")

@@ -226,7 +226,9 @@ def detector_facts(cell: Cell, scored: Scored, limit: float) -> dict[str, Any]:
     and the spread behind robust z scores, the colours of its maps, and which backbone it needs."""
     usable = scored.usable
     centre, spread = reference(scored.train[usable], scored.held_out[usable])
-    maps = colour_range(scored.train_positions) if scored.train_positions[0, 0].numel() > 1 else None
+    maps = (
+        colour_range(scored.train_positions) if scored.train_positions[0, 0].numel() > 1 else None
+    )
     rule = cell.cfg.evaluation.threshold
     return {
         "threshold": {"value": limit, "rule": rule, "median": centre, "spread": spread},

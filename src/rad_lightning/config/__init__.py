@@ -1,6 +1,13 @@
 """The configuration: one dataclass per group of ``conf/``, checked before anything runs."""
 
-from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig, TuneRange
+from rad_lightning.config.commands import (
+    ExportConfig,
+    PredictConfig,
+    PrepareConfig,
+    ReportConfig,
+    TuneConfig,
+    TuneRange,
+)
 from rad_lightning.config.compose import (
     conf_dir,
     from_plain,
@@ -32,12 +39,14 @@ __all__ = [
     "BackboneConfig",
     "DataConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "HeadConfig",
     "L2Config",
     "MemoryConfig",
     "MetaConfig",
     "MethodConfig",
     "NoiseConfig",
+    "PredictConfig",
     "PrepareConfig",
     "ReportConfig",
     "TrainConfig",

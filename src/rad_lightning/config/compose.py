@@ -11,7 +11,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rad_lightning.config.commands import PrepareConfig, ReportConfig, TuneConfig
+from rad_lightning.config.commands import (
+    ExportConfig,
+    PredictConfig,
+    PrepareConfig,
+    ReportConfig,
+    TuneConfig,
+)
 from rad_lightning.config.fields import faults
 from rad_lightning.config.method import MethodConfig
 from rad_lightning.config.run import (
@@ -42,6 +48,8 @@ def register_schemas() -> None:
     store.store(name="tune_schema", node=TuneConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="export_schema", node=ExportConfig)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
     for group, node in (
         ("data", DataConfig),

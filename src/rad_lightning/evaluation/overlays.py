@@ -25,7 +25,9 @@ def side_by_side(image: np.ndarray, heat: np.ndarray, low: float, high: float) -
     is brought to the image's."""
     height, width = image.shape[:2]
     if heat.shape != (height, width):
-        scaled = Image.fromarray(np.float32(heat)).resize((width, height), Image.Resampling.BILINEAR)
+        scaled = Image.fromarray(np.float32(heat)).resize(
+            (width, height), Image.Resampling.BILINEAR
+        )
         heat = np.asarray(scaled)
     return np.concatenate((image, np.uint8(255 * blend(image, heat, low, high))), axis=1)
 

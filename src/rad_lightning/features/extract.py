@@ -7,6 +7,7 @@ it to a grid of one position. Positions that show no image (padding) are NaN in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,10 +111,11 @@ def batch_features(
         boxes: the content box of each image, ``(B, 4)`` on the same device.
     """
     per_view = []
-    device_type = images.device.type
+    narrow = spec.precision == "bfloat16"
     for view in spec.views:
         turn, back = VIEWS[view]
-        with torch.autocast(device_type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+        # No autocast that is off: a saved program with one in it cannot be loaded.
+        with torch.autocast(images.device.type, torch.bfloat16) if narrow else nullcontext():
             if spec.form == "patch":
                 maps = backbone(turn(images))
                 per_view.append(fuse([back(m) for m in maps], spec.local_pool))

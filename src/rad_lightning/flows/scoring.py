@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 SMOOTHING = 4 / 256  # sigma of a map's Gaussian, as a share of the canvas' shorter side
 
 

@@ -60,8 +60,8 @@ def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
         if isinstance(content, np.ndarray):
             if content.ndim == 3 and content.shape[2] == 1:
                 content = content[:, :, 0]
-            if not content.size:
-                raise TypeError("no pixels")
+            if content.ndim not in (2, 3) or not content.size:
+                raise TypeError("no pixels")  # one row would be an image to PIL
             content = Image.fromarray(content)
         content = ImageOps.exif_transpose(content)
     except (TypeError, ValueError, OSError) as error:

@@ -45,9 +45,10 @@ report: $(VENV)/.run ## its tables, plots and page again, from the result files
 kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
 	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
 
-bench: $(VENV)/.run ## the pipeline against what it cannot beat; a meta-step against a plain step
+bench: $(VENV)/.dev ## the pipeline against what it cannot beat; a meta-step against a plain step; ONNX
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/meta.py
+	$(BIN)/python benchmarks/export.py
 
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -26,7 +26,7 @@ class Shown:
     """An image of the sheet; ordered by its score."""
 
     score: float
-    number: int  # in the order of the input; no two are equal
+    number: int  # the negative place in the input: of equal scores the first one wins
     name: str = field(compare=False)
     verdict: str = field(compare=False)
     robust_z: float = field(compare=False)
@@ -58,7 +58,7 @@ class Sheet:
             pixels = side_by_side(pixels, found.map, *self.card.map_range)
         link = quote(overlay.as_posix()) if overlay else ""
         item = Shown(
-            found.score, len(self.scores), name.as_posix(), found.verdict, found.robust_z,
+            found.score, -len(self.scores), name.as_posix(), found.verdict, found.robust_z,
             thumbnail(pixels), link,
         )  # fmt: skip
         if full:

@@ -106,6 +106,11 @@ def find_run(checkpoint: Path) -> RunDirectory:
         raise UserError(
             f"checkpoint = {checkpoint}: no such run directory, last.ckpt or exported .onnx file"
         )
+    if checkpoint.is_file() and checkpoint.name != "last.ckpt":
+        raise UserError(
+            f"checkpoint = {checkpoint}: accepted are a run directory, the last.ckpt in it, or an "
+            "exported .onnx file"
+        )
     run = RunDirectory(checkpoint.parent if checkpoint.is_file() else checkpoint)
     if run.done:
         return run

@@ -27,7 +27,7 @@ def found(score: float, name: str = "a.png", maps: bool = True) -> Prediction:
     return Prediction(name, score, score > CARD.threshold, CARD.robust_z(score), heat, image)
 
 
-def page(scores: list[float], limit: int = 100, **names: str) -> str:
+def page(scores: list[float], limit: int = 100) -> str:
     sheet = Sheet(CARD, limit)
     for i, score in enumerate(scores):
         sheet.add(found(score), Path(f"{i}.png"), None)
@@ -49,6 +49,10 @@ def test_of_many_images_those_of_the_highest_scores_are_shown_and_all_are_counte
     assert shown(text) == [f"{i}.png" for i in wanted]
     assert "44 of 50 images flagged" in text  # 6 to 49 are above 5
     assert "7 highest scores of 50" in text
+
+
+def test_equal_scores_keep_the_order_of_the_input() -> None:
+    assert shown(page([7.0] * 5, limit=3)) == ["0.png", "1.png", "2.png"]
 
 
 def test_no_thumbnail_asked_for_still_gives_a_page() -> None:
@@ -111,7 +115,7 @@ def test_the_histogram_holds_every_image_on_its_side_of_the_threshold(scores: li
     assert all(left >= chart.threshold - 1e-9 for left, *_ in above)
     assert all(left + width <= chart.threshold + 1e-9 for left, width, *_ in below)
     assert max(height for _, _, height, _ in chart.bars) == 100
-    assert all(0 <= b[0] and b[0] + b[1] <= 100 + 1e-9 for b in chart.bars)
+    assert all(b[0] >= 0 and b[0] + b[1] <= 100 + 1e-9 for b in chart.bars)
     assert chart.low < CARD.margin < chart.high
 
 

@@ -28,7 +28,9 @@ def pictures() -> Tensor:
     return torch.randint(0, 256, (len(BOXES), 3, *SIZE), generator=generator).float()
 
 
-def fitted(backbone: FrozenBackbone, spec: FeatureSpec, boxes: list[Box], **changes: object) -> Head:
+def fitted(
+    backbone: FrozenBackbone, spec: FeatureSpec, boxes: list[Box], **changes: object
+) -> Head:
     """A head on the features of these pictures, with a flow that is not the identity."""
     features = extract(backbone, pictures(), boxes, spec).float()
     base = HeadSpec(

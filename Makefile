@@ -48,9 +48,10 @@ wandb-sync: $(VENV)/.run ## send the offline W&B runs below outputs/ (or below S
 kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
 	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
 
-bench: $(VENV)/.run ## the pipeline against what it cannot beat; a meta-step against a plain step
+bench: $(VENV)/.dev ## the pipeline against what it cannot beat; a meta-step against a plain step; ONNX
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/meta.py
+	$(BIN)/python benchmarks/export.py
 
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

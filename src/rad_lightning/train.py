@@ -17,9 +17,9 @@ from rad_lightning.errors import UserError
 from rad_lightning.evaluation import curves
 from rad_lightning.evaluation.evaluate import Detector, Evaluation, Scored, evaluate, score
 from rad_lightning.evaluation.metrics import auroc
-from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
+from rad_lightning.evaluation.pictures import colour_range, draw, draw_curves, draw_worst
 from rad_lightning.evaluation.summary import print_summary
-from rad_lightning.evaluation.thresholds import threshold
+from rad_lightning.evaluation.thresholds import reference, threshold
 from rad_lightning.features.backbone import HUB
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.fit import Fit, embed, fit
@@ -115,7 +115,8 @@ def run_cell_stages(
         worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
         log = curves.read(run.path / "metrics.csv")
         draw_curves(run.path, log, f"{data.table.name}/{data.table.category}", cfg)
-    result = summarise(cell, data, features, evaluation, limit, progress)
+    result = summarise(cell, data, features, evaluation, progress)
+    result |= detector_facts(cell, scored, limit)
     if cfg.method.holdout and not held_out.any():
         result["notes"].append(NOTHING_HELD_OUT)
     result["held_out"] = int(held_out.sum())
@@ -200,7 +201,6 @@ def summarise(
     data: Dataset,
     features: FeatureSet,
     evaluation: Evaluation,
-    limit: float,
     progress: Progress,
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
@@ -211,7 +211,6 @@ def summarise(
         "noise": data.contamination.as_dict(),
         "metrics": evaluation.metrics,
         "per_defect_image_auroc": evaluation.per_defect,
-        "threshold": {"value": limit, "rule": cell.cfg.evaluation.threshold},
         "notes": [*data.table.notes, *evaluation.notes],
         "images": dict(sorted(data.counts().items())),
         "features": {"computed": features.computed, "images": len(data.table)},
@@ -220,4 +219,20 @@ def summarise(
         "manifest_sha256": file_hashes([cell.run.path / "manifest.csv"])[0],
         "config": asdict(cell.cfg),
         **environment(),
+    }
+
+
+def detector_facts(cell: Cell, scored: Scored, limit: float) -> dict[str, Any]:
+    """What ``result.json`` says for those who deploy the detector: the threshold with the centre
+    and the spread behind robust z scores, the colours of its maps, and which backbone it needs."""
+    usable = scored.usable
+    centre, spread = reference(scored.train[usable], scored.held_out[usable])
+    maps = (
+        colour_range(scored.train_positions) if scored.train_positions[0, 0].numel() > 1 else None
+    )
+    rule = cell.cfg.evaluation.threshold
+    return {
+        "threshold": {"value": limit, "rule": rule, "median": centre, "spread": spread},
+        "map_range": maps,
+        "backbone_fingerprint": cell.backbone.fingerprint(),
     }

@@ -19,7 +19,7 @@ from rad_lightning.config import DataConfig
 from rad_lightning.data.images import ImageArray, load_image, resize_image
 from rad_lightning.data.samples import Sample, SampleTable
 from rad_lightning.evaluation.evaluate import pixel_map
-from rad_lightning.evaluation.pictures import blend
+from rad_lightning.evaluation.overlays import blend
 from rad_lightning.pages import render
 
 THUMBNAIL = 240  # pixels on the longer side: about 10 kB

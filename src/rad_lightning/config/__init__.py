@@ -3,12 +3,20 @@
 from rad_lightning.config.commands import (
     AuditConfig,
     DashboardsConfig,
+    ExportConfig,
+    PredictConfig,
     PrepareConfig,
     ReportConfig,
     TuneConfig,
     TuneRange,
 )
-from rad_lightning.config.compose import conf_dir, register_schemas, to_typed, to_yaml
+from rad_lightning.config.compose import (
+    conf_dir,
+    from_plain,
+    register_schemas,
+    to_typed,
+    to_yaml,
+)
 from rad_lightning.config.fields import digest, number_fields
 from rad_lightning.config.method import (
     L2Config,
@@ -35,12 +43,14 @@ __all__ = [
     "DashboardsConfig",
     "DataConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "HeadConfig",
     "L2Config",
     "MemoryConfig",
     "MetaConfig",
     "MethodConfig",
     "NoiseConfig",
+    "PredictConfig",
     "PrepareConfig",
     "ReportConfig",
     "TrainConfig",
@@ -50,6 +60,7 @@ __all__ = [
     "TuneRange",
     "conf_dir",
     "digest",
+    "from_plain",
     "number_fields",
     "register_schemas",
     "to_typed",

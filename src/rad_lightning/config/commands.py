@@ -1,4 +1,4 @@
-"""What the other commands read: ``conf/{tune,audit,report,prepare,dashboards}.yaml``."""
+"""What the other commands read, one dataclass each, with ``conf/COMMAND.yaml`` on top."""
 
 from __future__ import annotations
 
@@ -201,3 +201,43 @@ class DashboardsConfig:
                 )
         if re.search(r"['\"\\]", self.sweep or ""):  # W&B's filters do not escape them
             raise UserError(f"sweep = {self.sweep}: accepted are names without quotes")
+
+
+@dataclass
+class WeightsConfig:
+    """The backbone's weights of a finished run, where they lie elsewhere by now."""
+
+    weights: str | None = None  # None: what the run's settings name
+
+
+@dataclass
+class PredictConfig:
+    """Judge images with a trained detector."""
+
+    checkpoint: str = MISSING  # a run directory, its last.ckpt, or an exported .onnx file
+    input: str = MISSING  # a folder with all below it, a file, or a pattern like photos/*.png
+    output: str = "outputs/predict"
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    batch_size: int = setting(8, low=1)
+    overlays: str = setting("all", choices=("all", "flagged", "none"))
+    thumbnails: int = setting(300, low=0)  # images on the page, those of the highest scores
+    progress: bool = True
+    backbone: WeightsConfig = field(default_factory=WeightsConfig)
+
+    def check(self) -> None:
+        """Nothing to compare: files are looked at when they are read."""
+
+
+@dataclass
+class ExportConfig:
+    """Write a trained detector as one file that needs nothing of this package."""
+
+    checkpoint: str = MISSING  # a run directory or its last.ckpt
+    output: str = "outputs/export"
+    format: str = setting("onnx", choices=("onnx", "torch"))
+    input: str | None = None  # images to compare both on; None: those of the run
+    progress: bool = True
+    backbone: WeightsConfig = field(default_factory=WeightsConfig)
+
+    def check(self) -> None:
+        """Nothing to compare: files are looked at when they are read."""

@@ -6,8 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rad_lightning import launchers
 from rad_lightning.config import conf_dir, register_schemas, to_typed
+from rad_lightning.environ import variable
 from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with hydra_errors_raised():
+        # Hydra would print its errors and exit by itself; here they take the same way out as ours.
+        with variable("HYDRA_FULL_ERROR", "1"):
             dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
@@ -95,20 +96,6 @@ def main(argv: list[str] | None = None) -> None:
         )
         print(f"interrupted: run the same command again {how}", file=sys.stderr)
         sys.exit(130)
-
-
-@contextmanager
-def hydra_errors_raised() -> Iterator[None]:
-    """Hydra would print its errors and exit by itself; here they take the same way out as ours."""
-    name, asked = "HYDRA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if asked is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = asked
 
 
 def dispatch(arguments: list[str]) -> None:

@@ -20,6 +20,7 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from rad_lightning.config import TrainConfig
+from rad_lightning.environ import variable
 from rad_lightning.errors import UserError
 from rad_lightning.runs import RunDirectory
 from rad_lightning.tracking.login import login_problem
@@ -48,7 +49,9 @@ def wandb_run(
     shutil.rmtree(folder, ignore_errors=True)
     # Made here, because W&B would otherwise turn to a temporary folder if it cannot.
     folder.mkdir(parents=True)
-    with staging_in(folder):
+    # W&B keeps copies of tables until they are sent; not in the home directory, where nobody
+    # would look for them, but beside the run.
+    with variable("WANDB_DATA_DIR", str(folder.resolve())):
         logger = WandbLogger(experiment=_start(cfg, run, facts))
         try:
             yield logger
@@ -56,22 +59,6 @@ def wandb_run(
             wandb.finish(exit_code=1)
             raise
         wandb.finish(exit_code=0)
-
-
-@contextmanager
-def staging_in(folder: Path) -> Iterator[None]:
-    """W&B keeps copies of tables until they are sent; not in the home directory, where nobody
-    would look for them, but beside the run."""
-    name = "WANDB_DATA_DIR"
-    asked = os.environ.get(name)
-    os.environ[name] = str(folder.resolve())
-    try:
-        yield
-    finally:
-        if asked is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = asked
 
 
 def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:

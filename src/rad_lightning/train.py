@@ -17,7 +17,8 @@ from rad_lightning.errors import UserError
 from rad_lightning.evaluation import curves
 from rad_lightning.evaluation.evaluate import Detector, Evaluation, Scored, evaluate, score
 from rad_lightning.evaluation.metrics import auroc
-from rad_lightning.evaluation.pictures import colour_range, draw, draw_curves, draw_worst
+from rad_lightning.evaluation.overlays import colour_range
+from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
 from rad_lightning.evaluation.summary import print_summary
 from rad_lightning.evaluation.thresholds import reference, threshold
 from rad_lightning.features.backbone import HUB

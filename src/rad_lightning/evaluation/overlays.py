@@ -8,8 +8,24 @@ from io import BytesIO
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
+from torch import Tensor
+
+from rad_lightning.data.images import ImageArray
 
 THUMBNAIL = 160  # pixels on a side
+
+
+def colour_range(usual: Tensor, tail: float = 0.999, clear: float = 3.0) -> tuple[float, float]:
+    """One range for all maps: from the median position of usual images to a clear finding, which
+    lies ``clear`` times as far above it as their quantile ``tail``; ``(0, 1)`` without any.
+
+    Taken from usual images, because a score far from them has no natural scale.
+    """
+    values = usual[usual.isfinite()].sort().values
+    if not len(values):
+        return 0.0, 1.0
+    low, last = float(values[len(values) // 2]), float(values[int(tail * (len(values) - 1))])
+    return low, low + clear * max(last - low, 1e-6)
 
 
 def blend(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -20,24 +36,37 @@ def blend(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.nd
     return np.asarray((1 - 0.65 * level) * image / 255 + 0.65 * level * colour)
 
 
-def side_by_side(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The image and, right of it, the map over it: uint8 ``(H, 2 W, 3)``. A map of another size
-    is brought to the image's."""
+def laid_over(image: ImageArray, heat: np.ndarray, low: float, high: float) -> ImageArray:
+    """``blend`` in uint8, of a map of any size, which is brought to the image's."""
     height, width = image.shape[:2]
     if heat.shape != (height, width):
         scaled = Image.fromarray(np.float32(heat)).resize(
             (width, height), Image.Resampling.BILINEAR
         )
         heat = np.asarray(scaled)
-    return np.concatenate((image, np.uint8(255 * blend(image, heat, low, high))), axis=1)
+    return np.asarray(255 * blend(image, heat, low, high), dtype=np.uint8)
 
 
-def thumbnail(pixels: np.ndarray, side: int = THUMBNAIL) -> bytes:
-    """A JPEG of uint8 ``(H, W, 3)``, at most ``side`` high and twice that wide."""
+def side_by_side(image: ImageArray, heat: np.ndarray, low: float, high: float) -> ImageArray:
+    """The image and, right of it, the map over it: ``(H, 2 W, 3)``."""
+    return np.concatenate((image, laid_over(image, heat, low, high)), axis=1)
+
+
+def fitted(pixels: ImageArray, width: int, height: int) -> ImageArray:
+    """In its own proportions at most so large, never enlarged."""
     small = Image.fromarray(pixels)
-    small.thumbnail((2 * side, side))
+    small.thumbnail((width, height))
+    return np.asarray(small)
+
+
+def thumbnail(pixels: ImageArray) -> bytes:
+    """A JPEG of an image, or of two side by side, of ``THUMBNAIL`` pixels each."""
+    return jpeg(fitted(pixels, 2 * THUMBNAIL, THUMBNAIL))
+
+
+def jpeg(pixels: ImageArray) -> bytes:
     buffer = BytesIO()
-    small.save(buffer, "JPEG", quality=80)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 

@@ -19,10 +19,9 @@ from rad_lightning.data.samples import NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.curves import Row, thin
 from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
-from rad_lightning.evaluation.overlays import blend, side_by_side, thumbnail
+from rad_lightning.evaluation.overlays import blend, colour_range, side_by_side, thumbnail
 from rad_lightning.evaluation.thresholds import robust_centre
 
-CLEAR_FINDING = 3.0  # in distances from the median training position to the last of a thousand
 BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
 # Curves of a training by name: label and colour.
@@ -123,16 +122,6 @@ def right_side(scores: np.ndarray, labels: np.ndarray, limit: float) -> np.ndarr
     Unlabelled images count as if anomalous.
     """
     return np.where(labels == NORMAL, limit - scores, scores - limit)
-
-
-def colour_range(train_positions: Tensor) -> tuple[float, float]:
-    """One range for all maps: from a typical training position to a clear finding.
-
-    Taken from the training images, because a flow's NLL far from them has no natural scale.
-    """
-    values = np.sort(train_positions[~train_positions.isnan()].numpy())
-    low, tail = float(values[len(values) // 2]), float(values[int(0.999 * (len(values) - 1))])
-    return low, low + CLEAR_FINDING * max(tail - low, 1e-6)
 
 
 def _show(

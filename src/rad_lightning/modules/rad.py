@@ -116,7 +116,7 @@ class RadFlow(PlainFlow):
 @torch.no_grad()
 def of_tasks(kind: str, found: Outcome, episodes: Episodes) -> Tensor:
     """An uncertainty that only tasks can show, ``()``, over those of all processes; of the samples
-    that are learned: what is pushed away is uncertain on purpose."""
+    that are learned: those pushed away have a high NLL on purpose."""
     learned = ~episodes.pushed[0]  # the same places in every task
     if kind == "ensemble_variance":  # of each process' own models, which share a query
         assert found.ensemble is not None

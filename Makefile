@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rad_lightning
 SWEEP ?= outputs/noise_sweep
 
-.PHONY: help setup demo test lint sweep report kill bench clean
+.PHONY: help setup demo test lint sweep report wandb-sync kill bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Two stamps, so that the demo waits for no test tool.
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -42,12 +42,16 @@ sweep: $(VENV)/.run ## the noise sweep on the embedded images, in a size for two
 report: $(VENV)/.run ## its tables, plots and page again, from the result files
 	$(RUN) report sweep=$(SWEEP)
 
+wandb-sync: $(VENV)/.run ## send the offline W&B runs below outputs/ (or below SWEEP=DIR); needs a login
+	@$(BIN)/python -m rad_lightning.tracking.sync $(if $(filter file,$(origin SWEEP)),outputs,$(SWEEP))
+
 kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
 	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
 
-bench: $(VENV)/.run ## the pipeline against what it cannot beat; a meta-step against a plain step
+bench: $(VENV)/.dev ## the pipeline against what it cannot beat; a meta-step against a plain step; ONNX
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/meta.py
+	$(BIN)/python benchmarks/export.py
 
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,8 +1,10 @@
-"""Constants of the tests: small settings, and where the development images are."""
+"""What tests share: small settings, where the development images are, nobody logged in."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "resnet18_tv_in1k_layers1to3.safetensors"
@@ -24,3 +26,10 @@ SMALL_SYNTHETIC = (
     "data.test_images_per_defect=1",
     *SMALL,
 )
+
+
+def nobody(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Nobody is logged in to W&B, whoever runs the tests."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(home / "none"))
+    monkeypatch.setenv("HOME", str(home))

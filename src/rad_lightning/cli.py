@@ -6,8 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -19,11 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rad_lightning import launchers
 from rad_lightning.config import conf_dir, register_schemas, to_typed
+from rad_lightning.environ import variable
 from rad_lightning.errors import CellsFailedError, UserError
 
 # Each command is the function of the same name in the module of the same name.
-COMMANDS = ("train", "audit", "prepare", "report", "tune")
-PLANNED = ("predict",)
+COMMANDS = ("train", "predict", "export", "audit", "prepare", "report", "tune", "dashboards")
+RESUMED = ("train", "tune")  # those that go on where they were interrupted
 
 HELP = """\
 rad_lightning - anomaly detection for "normal" images that are not all normal
@@ -31,28 +31,32 @@ rad_lightning - anomaly detection for "normal" images that are not all normal
 usage: python -m rad_lightning [command] [key=value ...]
 
 commands
-  train     fit a detector and evaluate it (the default)
-  audit     rank the training images by how likely they are mislabelled
-  prepare   check a dataset: counts, unreadable files, duplicates; unpack an archive
-  report    tables, plots and a page from the results of a sweep
-  tune      look for the method's best settings (Bayesian optimisation with Optuna)
-  predict   to come
+  train       fit a detector and evaluate it (the default)
+  predict     judge new images with a trained detector: scores, overlays, a page
+  export      a trained detector as one ONNX or torch file
+  audit       rank the training images by how likely they are mislabelled
+  prepare     check a dataset: counts, unreadable files, duplicates; unpack an archive
+  report      tables, plots and a page from the results of a sweep
+  tune        look for the method's best settings (Bayesian optimisation with Optuna)
+  dashboards  a Weights & Biases workspace and report over the runs of a project
 
 examples
   python -m rad_lightning                                   the embedded synthetic images
-  python -m rad_lightning data.category=gear seed=1         another category, another seed
   python -m rad_lightning data=mvtec data.root=DIR data.category=screw
   python -m rad_lightning data=folder data.root=DIR         DIR/good and DIR/bad
-  python -m rad_lightning prepare data=ksdd2 data.root=DIR
+  python -m rad_lightning predict checkpoint=RUN input=DIR output=outputs/predict
+  python -m rad_lightning export checkpoint=RUN format=onnx output=outputs/export
   python -m rad_lightning audit data=folder data.root=DIR apply=cleaned.csv
+  python -m rad_lightning prepare data=ksdd2 data.root=DIR
   python -m rad_lightning +experiment=noise_sweep           noise x categories x methods x seeds
   python -m rad_lightning -m noise=replace noise.ratio=0,0.3 seed=0,1,2
   python -m rad_lightning report sweep=outputs/noise_sweep
   python -m rad_lightning tune noise=replace noise.ratio=0.2 trials=30 study=outputs/tune
+  python -m rad_lightning dashboards project=rad_lightning sweep=noise_sweep dry_run=true
 
 settings
   data=synthetic|mvtec|ksdd2|ksdd|mtd|folder|csv    head=patch|pooled
-  noise=none|replace|add|pool_fraction|manifest     method=plain|oracle_clean
+  noise=none|replace|add|pool_fraction|manifest     method=plain|robust|rad|...
   backbone=resnet18|wide_resnet50|demo              trainer=default|cpu|gpu|ddp
   hydra/launcher=basic|joblib|ray|slurm             logger=wandb|csv
   backbone.weights=FILE      local weights, no network needed
@@ -69,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with hydra_errors_raised():
+        # Hydra would print its errors and exit by itself; here they take the same way out as ours.
+        with variable("HYDRA_FULL_ERROR", "1"):
             dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
@@ -85,22 +90,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
+        goes_on = split_command(arguments)[0] in RESUMED
+        how = (
+            "to go on where it stopped" if goes_on else "to begin anew: it wrote no part of a table"
+        )
+        print(f"interrupted: run the same command again {how}", file=sys.stderr)
         sys.exit(130)
-
-
-@contextmanager
-def hydra_errors_raised() -> Iterator[None]:
-    """Hydra would print its errors and exit by itself; here they take the same way out as ours."""
-    name, asked = "HYDRA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if asked is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = asked
 
 
 def dispatch(arguments: list[str]) -> None:
@@ -152,10 +147,6 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
         return "train", arguments
     name, rest = arguments[0], arguments[1:]
-    if name in PLANNED:
-        raise UserError(
-            f"{name}: this command is not there yet; accepted are {', '.join(COMMANDS)}"
-        )
     if name not in COMMANDS:
         raise UserError(
             f"{name!r} is neither a command ({', '.join(COMMANDS)}) nor a setting key=value"

@@ -17,9 +17,10 @@ from rad_lightning.errors import UserError
 from rad_lightning.evaluation import curves
 from rad_lightning.evaluation.evaluate import Detector, Evaluation, Scored, evaluate, score
 from rad_lightning.evaluation.metrics import auroc
+from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
 from rad_lightning.evaluation.summary import print_summary
-from rad_lightning.evaluation.thresholds import threshold
+from rad_lightning.evaluation.thresholds import reference, threshold
 from rad_lightning.features.backbone import HUB
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.fit import Fit, embed, fit
@@ -29,7 +30,8 @@ from rad_lightning.methods import build_method, build_reference
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
-from rad_lightning.tracking.wandb import log_result, wandb_run
+from rad_lightning.tracking.content import log_result
+from rad_lightning.tracking.wandb import wandb_run
 from rad_lightning.trust import Trust
 
 NOTHING_HELD_OUT = (
@@ -63,7 +65,7 @@ def train_cell(cell: Cell, progress: Progress) -> RunDirectory:
         if result is None:  # a further node of a multi-node training
             return run
         if logger:
-            log_result(logger, run, result)
+            log_result(logger, run, result, images=cfg.logger.images)
     result["wall_seconds"] = round(progress.clock() - progress.started, 3)
     run.write_result(result)
     print_summary(progress, result, run.path)
@@ -114,7 +116,8 @@ def run_cell_stages(
         worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
         log = curves.read(run.path / "metrics.csv")
         draw_curves(run.path, log, f"{data.table.name}/{data.table.category}", cfg)
-    result = summarise(cell, data, features, evaluation, limit, progress)
+    result = summarise(cell, data, features, evaluation, progress)
+    result |= detector_facts(cell, scored, limit)
     if cfg.method.holdout and not held_out.any():
         result["notes"].append(NOTHING_HELD_OUT)
     result["held_out"] = int(held_out.sum())
@@ -199,7 +202,6 @@ def summarise(
     data: Dataset,
     features: FeatureSet,
     evaluation: Evaluation,
-    limit: float,
     progress: Progress,
 ) -> dict[str, Any]:
     """The content of ``result.json``."""
@@ -210,7 +212,6 @@ def summarise(
         "noise": data.contamination.as_dict(),
         "metrics": evaluation.metrics,
         "per_defect_image_auroc": evaluation.per_defect,
-        "threshold": {"value": limit, "rule": cell.cfg.evaluation.threshold},
         "notes": [*data.table.notes, *evaluation.notes],
         "images": dict(sorted(data.counts().items())),
         "features": {"computed": features.computed, "images": len(data.table)},
@@ -219,4 +220,20 @@ def summarise(
         "manifest_sha256": file_hashes([cell.run.path / "manifest.csv"])[0],
         "config": asdict(cell.cfg),
         **environment(),
+    }
+
+
+def detector_facts(cell: Cell, scored: Scored, limit: float) -> dict[str, Any]:
+    """What ``result.json`` says for those who deploy the detector: the threshold with the centre
+    and the spread behind robust z scores, the colours of its maps, and which backbone it needs."""
+    usable = scored.usable
+    centre, spread = reference(scored.train[usable], scored.held_out[usable])
+    maps = (
+        colour_range(scored.train_positions) if scored.train_positions[0, 0].numel() > 1 else None
+    )
+    rule = cell.cfg.evaluation.threshold
+    return {
+        "threshold": {"value": limit, "rule": rule, "median": centre, "spread": spread},
+        "map_range": maps,
+        "backbone_fingerprint": cell.backbone.fingerprint(),
     }

@@ -49,7 +49,6 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
     ("arguments", "told"),
     [
         (["tarin"], "'tarin' is neither a command"),
-        (["predict"], "this command is not there yet"),
         (["head.chanels=3"], "unknown key 'head.chanels' (did you mean 'channels'?)"),
         (["sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),
         (["data=nowhere"], "data=nowhere: accepted are csv, folder,"),

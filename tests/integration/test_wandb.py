@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +17,7 @@ import pytest
 
 from rad_lightning import train
 from rad_lightning.tracking.wandb import log_curves
-from support import SMALL_SYNTHETIC
+from support import SMALL_SYNTHETIC, nobody
 
 Cli = Callable[..., int]
 QUICK = (
@@ -44,7 +47,9 @@ def inspected(folder: Path) -> str:
 def read(run: Path) -> dict[str, Any]:
     """The records of a run's only W&B folder, gathered by kind."""
     (folder,) = (run / "wandb").glob("offline-run-*")
-    gathered: dict[str, Any] = {"summary": {}, "history": [], "files": [], "exit": None}
+    gathered: dict[str, Any] = {
+        "summary": {}, "history": [], "files": [], "artifacts": {}, "exit": None, "folder": folder,
+    }  # fmt: skip
     for line in inspected(folder).splitlines():
         record = json.loads(line)
         content = record.get(record["type"], {})
@@ -56,6 +61,8 @@ def read(run: Path) -> dict[str, Any]:
             gathered["history"].append(content["item"])
         elif record["type"] == "files":
             gathered["files"] += [f["path"] for f in content["files"]]
+        elif record["type"] == "artifact":
+            gathered["artifacts"].setdefault(content["type"], []).append(content["manifest"])
         elif record["type"] == "exit":
             gathered["exit"] = content.get("exit_code", 0)
     return gathered
@@ -81,8 +88,91 @@ def test_every_cell_is_one_finished_run_with_its_numbers(cli: Cli) -> None:
         losses = [h["train/nll"] for h in found["history"] if "train/nll" in h]
         held = [h for h in found["history"] if "holdout/nll" in h]
         assert len(losses) == 6 and len(held) == 6
+        assert found["run"]["job_type"] == "train"
+        assert not found["run"].get("host")
+        for key in ("category", "method", "head", "seed", "dataset"):
+            assert found["summary"][key] == result[key]
         names.add(found["run"]["display_name"])
     assert names == {r.name for r in runs}
+
+
+def last(found: dict[str, Any], key: str) -> dict[str, Any]:
+    """The only history row that has ``key``."""
+    (row,) = [h for h in found["history"] if any(k.split(".")[0] == key for k in h)]
+    return row
+
+
+def test_a_run_carries_its_files_its_scores_and_its_row_of_the_sweep(cli: Cli) -> None:
+    assert cli(*QUICK, "noise=replace", "noise.ratio=0.3", "evaluation.worst=2") == 0
+    (run,) = Path("outputs/runs").iterdir()
+    result = json.loads((run / "result.json").read_text())
+    found = read(run)
+    (files,) = found["artifacts"]["run-files"]
+    assert {f["path"]: Path(f["local_path"]).name for f in files["contents"]} == {
+        name: name for name in ("config.yaml", "manifest.csv", "scores.csv")
+    }
+    assert all(Path(f["local_path"]).is_file() for f in files["contents"])
+    row = last(found, "cell")
+    table = json.loads((found["folder"] / "files" / row["cell.path"]).read_text())
+    cell = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert cell["image_auroc"] == result["metrics"]["image_auroc"] == row["image_auroc"]
+    assert cell["noise"] == 0.3 and cell["method"] == "plain" and cell["category"] == "weave"
+    tested = [s for s in (run / "scores.csv").read_text().splitlines() if s.startswith("test,")]
+    counted = sum(sum(row[f"scores/{kind}.values"]) for kind in ("normal", "anomalous"))
+    assert counted == len(tested) > 0
+    shown = {f for f in found["files"] if f.startswith("media/images/")}
+    assert len(shown) == 2 and all("pictures/worst" in f for f in shown)
+    assert all((found["folder"] / "files" / f).is_file() for f in shown)
+
+
+def test_pictures_and_suspects_are_there_where_a_run_has_them(cli: Cli) -> None:
+    settings = (
+        *QUICK, "method=rad_robust", "data.train_images=10", "evaluation.pictures=1",
+        "evaluation.worst=1",
+    )  # fmt: skip
+    assert cli(*settings) == 0
+    (run,) = Path("outputs/runs").iterdir()
+    found = read(run)
+    shown = {f.removeprefix("media/images/pictures/").split("_")[0] for f in found["files"]}
+    assert {"worst", "overlays", "histogram", "curves"} <= shown
+    suspects = last(found, "suspects")
+    table = json.loads((found["folder"] / "files" / suspects["suspects.path"]).read_text())
+    ranked = (run / "suspects.csv").read_text().splitlines()[1:]
+    assert [r[0] for r in table["data"]] == [line.split(",")[0] for line in ranked]
+    (files,) = found["artifacts"]["run-files"]
+    assert "suspects.csv" in {f["path"] for f in files["contents"]}
+
+    assert cli(*settings, "logger.images=false", "resume=false") == 0
+    assert not [f for f in read(run)["files"] if f.startswith("media/images/")]
+
+
+def test_offline_nothing_goes_over_the_network(tmp_path: Path) -> None:
+    """Not even what W&B's library tells its makers about itself, which it does by default."""
+    asked: list[str] = []
+
+    class Refuse(BaseHTTPRequestHandler):
+        def parse_request(self) -> bool:
+            asked.append(str(self.raw_requestline))
+            return False
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{proxy.server_port}"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    for name in ("http_proxy", "https_proxy"):
+        kept |= {name: address, name.upper(): address}
+    for name in ("no_proxy", "NO_PROXY"):
+        kept.pop(name, None)
+    command = [sys.executable, "-m", "rad_lightning", *QUICK]
+    try:
+        subprocess.run(command, cwd=tmp_path, env=kept, check=True, capture_output=True)
+        time.sleep(2)  # W&B's service process ends after ours
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert list((run / "wandb").glob("offline-run-*"))
+    assert asked == []
 
 
 def test_a_failed_training_is_a_finished_run_marked_as_failed(
@@ -123,9 +213,7 @@ def test_an_interrupted_training_is_one_run_with_the_whole_curve(
 def test_online_without_a_login_is_one_line_and_nothing_is_asked(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    nobody(monkeypatch, tmp_path)
     assert cli(*QUICK, "logger.mode=online") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "nobody is logged in" in error

@@ -50,6 +50,12 @@ def test_what_a_dataset_is_best_read_with_comes_along_and_can_be_left_out() -> N
     assert composed("data=mtd", "head.top_fraction=0.5").head.top_fraction == 0.5
 
 
+@pytest.mark.parametrize("name", ["predict", "export"])
+def test_commands_on_a_run_compose(name: str) -> None:
+    needed = ["checkpoint=run", "input=photos", "backbone.weights=weights.pt"]
+    assert composed(*needed, name=name).backbone.weights == "weights.pt"
+
+
 def test_prepare_composes() -> None:
     assert composed(name="prepare").data.name == "synthetic"
 

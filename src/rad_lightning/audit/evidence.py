@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.randomness import stream_seed
 from rad_lightning.robust.memories import nearest
 
 MEMORY = 20_000  # trusted samples: the map of an image takes a tenth of a second on a CPU
 CHUNK = 64  # images held as float32 at once
 REFERENCES = 16  # trusted images that the colours are scaled by
-CLEAR_FINDING = 2.0  # in distances from the median trusted position to the last of a hundred
+# The ends of the colours, see evaluation.overlays: distances spread less than an NLL.
+TAIL, CLEAR = 0.99, 2.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def find_evidence(
     known = trusted.nonzero()[:, 0]
     chosen = known[torch.linspace(0, len(known) - 1, min(REFERENCES, len(known))).long()]
     usual = torch.cat([memory.distances(samples[r], groups[r]).flatten() for r in chosen])
-    low, high = colour_range(usual)
+    low, high = colour_range(usual, TAIL, CLEAR)
     return Evidence(maps, low, high, tuple(twins(samples, groups, trusted, rows)))
 
 
@@ -79,15 +81,6 @@ class Memory:
         if not len(others):
             return torch.full(image.shape[:2], torch.nan)
         return nearest(image.float().flatten(0, 1), others)[0].view(image.shape[:2])
-
-
-def colour_range(usual: Tensor) -> tuple[float, float]:
-    """From a typical trusted position to a clear finding; ``(0, 1)`` without any."""
-    values = usual[usual.isfinite()].sort().values
-    if not len(values):
-        return 0.0, 1.0
-    low, tail = float(values[len(values) // 2]), float(values[int(0.99 * (len(values) - 1))])
-    return low, low + CLEAR_FINDING * max(tail - low, 1e-6)
 
 
 def twins(samples: Tensor, groups: Tensor, trusted: Tensor, rows: list[int]) -> list[int]:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from rad_lightning.audit.evidence import Evidence
 from rad_lightning.audit.ranking import Accuracy, Ranking
 from rad_lightning.config import DataConfig
-from rad_lightning.data.images import ImageArray, load_image, resize_image
+from rad_lightning.data.images import ImageArray, load_image
 from rad_lightning.data.samples import Sample, SampleTable
 from rad_lightning.evaluation.evaluate import pixel_map
-from rad_lightning.evaluation.pictures import blend
+from rad_lightning.evaluation.overlays import fitted, jpeg, jpeg_uri, laid_over
 from rad_lightning.pages import render
 
 THUMBNAIL = 240  # pixels on the longer side: about 10 kB
-QUALITY = 82
 LISTED = 5000  # rows of the table on the page; suspects.csv has all
 ROUGH = 0.25  # width of the interval from which the page warns
 
@@ -101,32 +97,17 @@ def make_cards(
         overlay = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
-            overlay = data_uri(laid_over(image, heat, evidence))
+            # Over grey: a red stain is no finding.
+            grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
+            shown = laid_over(grey, heat.float().numpy(), evidence.low, evidence.high)
+            overlay = jpeg_uri(jpeg(shown))
         other = samples[twin] if twin >= 0 else None
-        twin_uri = data_uri(thumbnail(load_image(table.absolute(other)))) if other else ""
+        twin_uri = jpeg_uri(jpeg(thumbnail(load_image(table.absolute(other))))) if other else ""
         more = alike[samples[i].group] - 1
         twin_path = other.path if other else ""
-        found.append(Card(line, more, data_uri(image), overlay, twin_uri, twin_path))
+        found.append(Card(line, more, jpeg_uri(jpeg(image)), overlay, twin_uri, twin_path))
     return found
 
 
 def thumbnail(image: ImageArray) -> ImageArray:
-    """``(H, W, 3)`` in its own proportions, never enlarged."""
-    height, width = image.shape[:2]
-    scale = min(1.0, THUMBNAIL / max(height, width))
-    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-
-
-def laid_over(image: ImageArray, heat: Tensor, evidence: Evidence) -> ImageArray:
-    """The map, of any size, over its image, which is grey there: a red stain stays no finding."""
-    size = (image.shape[1], image.shape[0])
-    fitted = Image.fromarray(heat.float().numpy()).resize(size, Image.Resampling.BILINEAR)
-    grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-    shown = blend(grey, np.asarray(fitted), evidence.low, evidence.high)
-    return np.asarray(255 * shown, dtype=np.uint8)
-
-
-def data_uri(image: ImageArray) -> str:
-    buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
+    return fitted(image, THUMBNAIL, THUMBNAIL)

@@ -2,12 +2,21 @@
 
 from rad_lightning.config.commands import (
     AuditConfig,
+    DashboardsConfig,
+    ExportConfig,
+    PredictConfig,
     PrepareConfig,
     ReportConfig,
     TuneConfig,
     TuneRange,
 )
-from rad_lightning.config.compose import conf_dir, register_schemas, to_typed, to_yaml
+from rad_lightning.config.compose import (
+    conf_dir,
+    from_plain,
+    register_schemas,
+    to_typed,
+    to_yaml,
+)
 from rad_lightning.config.fields import digest, number_fields
 from rad_lightning.config.method import (
     L2Config,
@@ -31,14 +40,17 @@ __all__ = [
     "VIEWS",
     "AuditConfig",
     "BackboneConfig",
+    "DashboardsConfig",
     "DataConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "HeadConfig",
     "L2Config",
     "MemoryConfig",
     "MetaConfig",
     "MethodConfig",
     "NoiseConfig",
+    "PredictConfig",
     "PrepareConfig",
     "ReportConfig",
     "TrainConfig",
@@ -48,6 +60,7 @@ __all__ = [
     "TuneRange",
     "conf_dir",
     "digest",
+    "from_plain",
     "number_fields",
     "register_schemas",
     "to_typed",

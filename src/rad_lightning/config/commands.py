@@ -1,9 +1,10 @@
-"""What the other commands read: ``conf/{tune,audit,report,prepare}.yaml``."""
+"""What the other commands read, one dataclass each, with ``conf/COMMAND.yaml`` on top."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -179,3 +180,64 @@ class PrepareConfig:
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""
         self.data.check()
+
+
+@dataclass
+class DashboardsConfig:
+    """A W&B workspace and report over the runs of ``entity``/``project``, or of one sweep of it."""
+
+    entity: str | None = None  # user or team; None: the account's default one
+    project: str = "rad_lightning"
+    sweep: str | None = None  # the name of the sweep's folder: W&B's group; None: all runs
+    dry_run: bool = False  # say what would be created, without a network
+    progress: bool = True
+
+    def check(self) -> None:
+        """Raise ``UserError`` at names that W&B has no place for."""
+        for key, value in (("entity", self.entity), ("project", self.project)):
+            if value is not None and not re.fullmatch(r"[\w.-]+", value):
+                raise UserError(
+                    f"{key} = {value!r}: accepted are letters, digits, '_', '-' and '.'"
+                )
+        if re.search(r"['\"\\]", self.sweep or ""):  # W&B's filters do not escape them
+            raise UserError(f"sweep = {self.sweep}: accepted are names without quotes")
+
+
+@dataclass
+class WeightsConfig:
+    """The backbone's weights of a finished run, where they lie elsewhere by now."""
+
+    weights: str | None = None  # None: what the run's settings name
+
+
+@dataclass
+class PredictConfig:
+    """Judge images with a trained detector."""
+
+    checkpoint: str = MISSING  # a run directory, its last.ckpt, or an exported .onnx file
+    input: str = MISSING  # a folder with all below it, a file, or a pattern like photos/*.png
+    output: str = "outputs/predict"
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    batch_size: int = setting(8, low=1)
+    overlays: str = setting("all", choices=("all", "flagged", "none"))
+    thumbnails: int = setting(300, low=0)  # images on the page, those of the highest scores
+    progress: bool = True
+    backbone: WeightsConfig = field(default_factory=WeightsConfig)
+
+    def check(self) -> None:
+        """Nothing to compare: files are looked at when they are read."""
+
+
+@dataclass
+class ExportConfig:
+    """Write a trained detector as one file that needs nothing of this package."""
+
+    checkpoint: str = MISSING  # a run directory or its last.ckpt
+    output: str = "outputs/export"
+    format: str = setting("onnx", choices=("onnx", "torch"))
+    input: str | None = None  # images to compare both on; None: those of the run
+    progress: bool = True
+    backbone: WeightsConfig = field(default_factory=WeightsConfig)
+
+    def check(self) -> None:
+        """Nothing to compare: files are looked at when they are read."""

@@ -9,8 +9,17 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from rad_lightning.config.commands import AuditConfig, PrepareConfig, ReportConfig, TuneConfig
+from rad_lightning.config.commands import (
+    AuditConfig,
+    DashboardsConfig,
+    ExportConfig,
+    PredictConfig,
+    PrepareConfig,
+    ReportConfig,
+    TuneConfig,
+)
 from rad_lightning.config.fields import faults
 from rad_lightning.config.method import MethodConfig
 from rad_lightning.config.run import (
@@ -42,6 +51,9 @@ def register_schemas() -> None:
     store.store(name="audit_schema", node=AuditConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="dashboards_schema", node=DashboardsConfig)
+    store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="export_schema", node=ExportConfig)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
     for group, node in (
         ("data", DataConfig),
@@ -70,6 +82,16 @@ def to_typed(cfg: Any) -> Any:
     for fault in faults(typed):
         raise UserError(fault)
     typed.check()  # type: ignore[union-attr]
+    return typed
+
+
+def from_plain(content: Any) -> TrainConfig:
+    """The checked settings of a run out of the ``config`` block of its ``result.json``."""
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), content)
+    except OmegaConfBaseException as error:
+        raise UserError(f"settings of another version: {str(error).splitlines()[0]}") from error
+    typed: TrainConfig = to_typed(cfg)
     return typed
 
 

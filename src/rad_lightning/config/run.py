@@ -16,7 +16,7 @@ VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
 
 @dataclass
 class DataConfig:
-    """Which images, at which size, and how they are divided (docs/method.md, "Splits")."""
+    """Which images, at which size, and how they are divided (docs/noise.md)."""
 
     name: str = setting(choices=("synthetic", "mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"))
     root: str | None = setting(None, numbers=False)
@@ -55,7 +55,7 @@ class DataConfig:
 
 @dataclass
 class NoiseConfig:
-    """Which anomalous images are put among the training images (docs/method.md, "Label noise").
+    """Which anomalous images are put among the training images (docs/noise.md).
 
     ``ratio`` is a share of: the training images (``replace``), the normal training images
     (``add``), all anomalous images of the dataset (``pool_fraction``).
@@ -161,6 +161,7 @@ class LoggerConfig:
     entity: str | None = setting(None, numbers=False)
     group: str | None = setting(None, numbers=False)  # None: the name of the output folder
     tags: list[str] = setting(["rad_lightning"], numbers=False)
+    images: bool = setting(True, numbers=False)  # false: no picture of an image in the W&B run
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,37 @@ def load_image(path: Path) -> ImageArray:
         BadImage: missing, empty, truncated, oversized or not an image; values out of range.
     """
     return _to_rgb(path, _decode(path, upright=True))
+
+
+def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
+    """A picture in memory as ``load_image`` gives one from a file.
+
+    Args:
+        content: a PIL image, or an array on the scales of ``load_image``: uint8 ``(H, W)``,
+            ``(H, W, 3)`` or, with opacity, ``(H, W, 4)``; uint16, int32 or float ``(H, W)``.
+        name: what an error calls it.
+
+    Raises:
+        BadImage: an array of another form, values out of range, or a file that PIL cannot decode.
+    """
+    try:
+        if isinstance(content, np.ndarray):
+            if content.ndim == 3 and content.shape[2] == 1:
+                content = content[:, :, 0]
+            if content.ndim not in (2, 3) or not content.size:
+                raise TypeError("no pixels")  # one row would be an image to PIL
+            content = Image.fromarray(content)
+        content = ImageOps.exif_transpose(content)
+    except (TypeError, ValueError, OSError) as error:
+        if not isinstance(content, np.ndarray):
+            raise BadImage(Path(name), f"the image is damaged ({error})") from None
+        form = f"{content.dtype} {content.shape}"
+        raise BadImage(
+            Path(name),
+            f"an array {form} is no image: accepted are uint8 (H, W), (H, W, 3), (H, W, 4) and "
+            "uint16, int32 or float (H, W)",
+        ) from None
+    return _to_rgb(Path(name), content)
 
 
 def image_size(path: Path) -> tuple[int, int]:

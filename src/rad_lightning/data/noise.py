@@ -2,7 +2,7 @@
 
 Every level is nested in the higher ones (with equal seed and settings), the test set is the same at
 every level, and nothing is capped: a level that the data cannot give is refused with the largest
-that they can. Protocols: docs/method.md, "Label noise".
+that they can. Protocols: docs/noise.md.
 """
 
 from __future__ import annotations

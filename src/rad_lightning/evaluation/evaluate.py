@@ -22,10 +22,9 @@ from rad_lightning.evaluation.metrics import (
 )
 from rad_lightning.features.extract import content_box
 from rad_lightning.flows.heads import HeadSpec
-from rad_lightning.flows.scoring import anomaly_map
+from rad_lightning.flows.scoring import SMOOTHING, anomaly_map
 from rad_lightning.flows.whitening import Whitening
 
-SMOOTHING = 4 / 256  # sigma of a map's Gaussian, as a share of the canvas' shorter side
 CHUNK = 64  # images scored at once
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from rad_lightning.config import DataConfig, EvaluationConfig, TrainConfig
@@ -21,9 +19,9 @@ from rad_lightning.data.samples import NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.curves import Row, thin
 from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
+from rad_lightning.evaluation.overlays import blend, colour_range, side_by_side, thumbnail
 from rad_lightning.evaluation.thresholds import robust_centre
 
-CLEAR_FINDING = 3.0  # in distances from the median training position to the last of a thousand
 BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
 # Curves of a training by name: label and colour.
@@ -33,7 +31,6 @@ PANELS = {
     "lambda": ("λ(U)", INK),
     "weight_penalty": ("penalty R(θ)", INK),
 }
-THUMBNAIL = 160  # pixels on a side
 
 
 def draw(
@@ -73,7 +70,7 @@ def draw(
         ]
         for name, chosen in sheets.items()
     }
-    low, high = _colour_range(scored.train_positions)
+    low, high = colour_range(scored.train_positions)
     for name, rows in shown.items():
         overlay_sheet(run / f"overlays_{name}.png", rows, low, high)
 
@@ -96,18 +93,15 @@ def draw_worst(
     samples = data.samples(*Roles.TESTED)
     labels, scores = np.array([s.label for s in samples]), scored.test.numpy()
     margins = right_side(scores, labels, limit) / robust_centre(scored.train)[1]
-    low, high = _colour_range(scored.train_positions) if scored.has_maps else (0.0, 1.0)
+    low, high = colour_range(scored.train_positions) if scored.has_maps else (0.0, 1.0)
     found = []
     for number, i in enumerate(np.argsort(margins, kind="stable")[: cfg.worst]):
         item = _show(data.table, samples[i], scored.test_positions[i], False, geometry)
         pixels = item.image
         if scored.has_maps:
-            overlay = blend(item.image, item.heat, low, high)
-            pixels = np.concatenate((item.image, np.uint8(255 * overlay)), axis=1)
+            pixels = side_by_side(item.image, item.heat, low, high)
         file = f"worst_{number}.jpg"
-        thumbnail = Image.fromarray(pixels)
-        thumbnail.thumbnail((2 * THUMBNAIL, THUMBNAIL))
-        thumbnail.save(run / file, quality=80)
+        (run / file).write_bytes(thumbnail(pixels))
         found.append(
             {
                 "file": file,
@@ -128,16 +122,6 @@ def right_side(scores: np.ndarray, labels: np.ndarray, limit: float) -> np.ndarr
     Unlabelled images count as if anomalous.
     """
     return np.where(labels == NORMAL, limit - scores, scores - limit)
-
-
-def _colour_range(train_positions: Tensor) -> tuple[float, float]:
-    """One range for all sheets: from a typical training position to a clear finding.
-
-    Taken from the training images, because a flow's NLL far from them has no natural scale.
-    """
-    values = np.sort(train_positions[~train_positions.isnan()].numpy())
-    low, tail = float(values[len(values) // 2]), float(values[int(0.999 * (len(values) - 1))])
-    return low, low + CLEAR_FINDING * max(tail - low, 1e-6)
 
 
 def _show(
@@ -180,13 +164,6 @@ def overlay_sheet(path: Path, shown: Sequence[Shown], low: float, high: float) -
     axes[0][1].set_title("anomaly map", fontsize=8, color=INK)
     axes[0][2].set_title("overlay, true defect outlined", fontsize=8, color=INK)
     _save(figure, path)
-
-
-def blend(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The map over the image: the hotter, the less of the image shows through."""
-    level = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)[..., None]
-    colour = colormaps["inferno"](level[..., 0])[..., :3]
-    return np.asarray((1 - 0.65 * level) * image / 255 + 0.65 * level * colour)
 
 
 def score_histogram(

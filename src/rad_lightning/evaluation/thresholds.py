@@ -23,11 +23,19 @@ def threshold(train_scores: Tensor, held_out: Tensor, cfg: EvaluationConfig) -> 
         train_scores: ``(N,)``.
         held_out: ``(N,)`` bool; where none is, all images stand in for them.
     """
-    unseen = train_scores[held_out] if held_out.any() else train_scores
     if cfg.threshold == "quantile":
+        unseen = train_scores[held_out] if held_out.any() else train_scores
         return float(unseen.double().quantile(cfg.quantile))
+    centre, spread = reference(train_scores, held_out)
+    return centre + cfg.robust_z * spread
+
+
+def reference(train_scores: Tensor, held_out: Tensor) -> tuple[float, float]:
+    """Centre and standard deviation of what a normal image scores, robustly; arguments as of
+    ``threshold``. A score's distance from the one in units of the other is its robust z."""
+    unseen = train_scores[held_out] if held_out.any() else train_scores
     centre, spread = robust_centre(unseen)
-    return centre + cfg.robust_z * max(spread, robust_centre(train_scores)[1])
+    return centre, max(spread, robust_centre(train_scores)[1])
 
 
 def robust_centre(scores: Tensor) -> tuple[float, float]:

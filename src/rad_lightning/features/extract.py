@@ -7,6 +7,7 @@ it to a grid of one position. Positions that show no image (padding) are NaN in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,35 +73,49 @@ def place(image: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarra
     return np.pad(inner, around, mode="symmetric"), box
 
 
-def valid_positions(box: Box, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """``(H, W)`` bool: grid positions whose centre lies on the image."""
+def valid_positions(boxes: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Grid positions whose centre lies on the image of each box, ``(B, 4) -> (B, H, W)`` bool."""
     axes = []
-    for cells, side, start, length in zip(grid, size, box[:2], box[2:], strict=True):
-        centre = (torch.arange(cells) + 0.5) * (side / cells)
+    for axis, (cells, side) in enumerate(zip(grid, size, strict=True)):
+        start, length = boxes[:, axis, None], boxes[:, axis + 2, None]
+        centre = (torch.arange(cells, device=boxes.device) + 0.5) * (side / cells)
         inside = (centre >= start) & (centre < start + length)
-        if not inside.any():  # a strip thinner than a cell: the cells that it touches most
-            inside = (centre - start - length / 2).abs() <= side / cells / 2
-        axes.append(inside)
-    return axes[0][:, None] & axes[1][None, :]
+        # Of a strip thinner than a cell: the cells that it touches most.
+        touched = (centre - start - length / 2).abs() <= side / cells / 2
+        axes.append(inside | touched & ~inside.any(1, keepdim=True))
+    return axes[0][:, :, None] & axes[1][:, None, :]
 
 
 def extract(
     backbone: FrozenBackbone, images: Tensor, boxes: list[Box], spec: FeatureSpec
 ) -> Tensor:
-    """Features of a batch.
+    """Features of a batch as the cache keeps them: ``(B, V, C, H', W')`` float16 on the CPU.
 
     Args:
         images: ``(B, 3, H, W)`` in 0..255, on the backbone's device.
         boxes: the content box of each image.
+    """
+    on_canvas = torch.tensor(boxes, device=images.device).view(-1, 4)
+    return batch_features(backbone, images, on_canvas, spec).half().cpu()
 
-    Returns:
-        ``(B, V, C, H', W')`` float16 on the CPU, every view turned back to the image's frame.
+
+def batch_features(
+    backbone: FrozenBackbone, images: Tensor, boxes: Tensor, spec: FeatureSpec
+) -> Tensor:
+    """Features of a batch, every view turned back to the image's frame: ``(B, V, C, H', W')``.
+
+    Its shapes hang on those of its inputs alone, so that it can be traced for an export.
+
+    Args:
+        images: ``(B, 3, H, W)`` in 0..255, on the backbone's device.
+        boxes: the content box of each image, ``(B, 4)`` on the same device.
     """
     per_view = []
-    device_type = images.device.type
+    narrow = spec.precision == "bfloat16"
     for view in spec.views:
         turn, back = VIEWS[view]
-        with torch.autocast(device_type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+        # No autocast that is off: a saved program with one in it cannot be loaded.
+        with torch.autocast(images.device.type, torch.bfloat16) if narrow else nullcontext():
             if spec.form == "patch":
                 maps = backbone(turn(images))
                 per_view.append(fuse([back(m) for m in maps], spec.local_pool))
@@ -111,9 +126,9 @@ def extract(
     features = torch.stack(per_view, 1)
     if spec.form == "patch" and spec.fit == "pad":
         grid = (features.shape[-2], features.shape[-1])
-        for row, box in zip(features, boxes, strict=True):
-            row[..., ~valid_positions(box, spec.size, grid).to(row.device)] = torch.nan
-    return features.half().cpu()
+        valid = valid_positions(boxes, spec.size, grid)[:, None, None]
+        features = features.masked_fill(~valid, torch.nan)
+    return features
 
 
 def fuse(maps: list[Tensor], local_pool: int) -> Tensor:
@@ -141,12 +156,11 @@ def _rescale(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=True)
 
 
-def _pool(maps: list[Tensor], boxes: list[Box], size: tuple[int, int]) -> Tensor:
+def _pool(maps: list[Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Global average of each map over the image's own positions: ``(B, sum C, 1, 1)``."""
     pooled = []
     for m in maps:
         grid = (m.shape[-2], m.shape[-1])
-        valid = torch.stack([valid_positions(b, size, grid) for b in boxes]).to(m.device)
-        weight = valid[:, None].float()
+        weight = valid_positions(boxes, size, grid)[:, None].float()
         pooled.append((m * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1))
     return torch.cat(pooled, 1)[..., None, None]

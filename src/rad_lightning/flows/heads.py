@@ -86,12 +86,27 @@ class Head(nn.Module):
         valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
         flat = flat.to(self.whitening.mean.dtype)
         scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
-        measure = {"nll": standard_normal_nll, "latent": lambda z, _: latent_norm(z)}
         for rows in valid.split(CHUNK.get(flat.device.type, 8192)):
-            z, log_det = self.flow(flat[rows], self.condition(rows % length))
-            found = measure[self.spec.score](z, log_det).float()
-            scores[rows] = found.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            scores[rows] = self.measure(flat[rows], rows % length)
         return scores.view(count, views, *self.spec.grid)
+
+    @torch.no_grad()
+    def dense_scores(self, samples: Tensor) -> Tensor:
+        """``position_scores`` that also computes, in vain, where there is no image: its shapes
+        hang on those of ``samples`` alone, so that it can be traced for an export."""
+        count, views, length, _ = samples.shape
+        flat = samples.flatten(0, 2)
+        empty = flat[:, 0].isnan()
+        positions = torch.arange(length, device=flat.device).repeat(count * views)
+        found = self.measure(flat.nan_to_num(), positions)
+        return found.masked_fill(empty, torch.nan).view(count, views, *self.spec.grid)
+
+    def measure(self, samples: Tensor, positions: Tensor) -> Tensor:
+        """The scores of ``(B, D)`` at the flat ``positions (B,)``; infinite where they overflow."""
+        z, log_det = self.flow(samples, self.condition(positions))
+        nll = self.spec.score == "nll"
+        found = (standard_normal_nll(z, log_det) if nll else latent_norm(z)).float()
+        return found.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
     def image_scores(self, position_scores: Tensor) -> Tensor:
         """``(N, V, H, W) -> (N,)``."""

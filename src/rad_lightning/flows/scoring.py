@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SMOOTHING = 4 / 256  # sigma of a map's Gaussian, as a share of the canvas' shorter side
+
 
 def image_scores(position_nll: Tensor, top_fraction: float) -> Tensor:
     """Mean of the highest NLLs of each view, averaged over the views.
@@ -43,11 +45,25 @@ def anomaly_map(
     Returns:
         ``(height, width)`` of the box.
     """
-    grid = position_nll.nanmean(0)
-    filled = torch.where(grid.isnan(), grid.nanmedian(), grid)[None, None]
-    full = F.interpolate(filled, canvas, mode="bilinear", align_corners=False)
     top, left, height, width = box
-    return gaussian_blur(full, sigma)[0, 0, top : top + height, left : left + width]
+    full = canvas_maps(position_nll[None], canvas, sigma)[0]
+    return full[top : top + height, left : left + width]
+
+
+def canvas_maps(position_nll: Tensor, canvas: tuple[int, int], sigma: float) -> Tensor:
+    """Anomaly maps on the network's input, padding included: ``(N, V, H, W) -> (N, *canvas)``.
+
+    Padding takes the median of its image, so that smoothing draws nothing into the border.
+    """
+    grids = position_nll.nanmean(1)
+    flat = grids.flatten(1)
+    empty = flat.isnan()
+    # The lower median as nanmedian takes it; that one cannot be exported.
+    ordered = torch.where(empty, torch.inf, flat).sort(1).values
+    middle = (((~empty).sum(1, keepdim=True) - 1) // 2).clamp(min=0)
+    filled = torch.where(empty, ordered.gather(1, middle), flat).view(grids.shape)
+    full = F.interpolate(filled[:, None], canvas, mode="bilinear", align_corners=False)
+    return gaussian_blur(full, sigma)[:, 0]
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:

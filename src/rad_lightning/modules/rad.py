@@ -115,13 +115,18 @@ class RadFlow(PlainFlow):
 
 @torch.no_grad()
 def of_tasks(kind: str, found: Outcome, episodes: Episodes) -> Tensor:
-    """An uncertainty that only tasks can show, ``()``, over those of all processes."""
+    """An uncertainty that only tasks can show, ``()``, over those of all processes; of the samples
+    that are learned: those pushed away have a high NLL on purpose."""
+    learned = ~episodes.pushed[0]  # the same places in every task
     if kind == "ensemble_variance":  # of each process' own models, which share a query
         assert found.ensemble is not None
-        return gathered(uncertainty.ensemble_variance(found.ensemble)[None]).mean()
-    query = gathered(found.query.detach())
+        models = found.ensemble[:, learned]
+        return gathered(uncertainty.ensemble_variance(models)[None]).mean()
+    query = gathered(found.query.detach()[:, learned])
     if kind == "view_variance":
-        images, views = gathered(episodes.query.images), gathered(episodes.query.views)
+        images, views = (
+            gathered(part[:, learned]) for part in (episodes.query.images, episodes.query.views)
+        )
         return uncertainty.view_variance(query, images, views).mean()
     assert found.support is not None
     return uncertainty.loss_covariance(gathered(found.support).mean(1), query.mean(1))

@@ -7,12 +7,11 @@ alone; ``wandb sync`` sends an offline one later, ``wandb leet`` shows it in the
 from __future__ import annotations
 
 import csv
-import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from rad_lightning.config import TrainConfig
+from rad_lightning.environ import variable
 from rad_lightning.errors import UserError
 from rad_lightning.runs import RunDirectory
+from rad_lightning.tracking.login import login_problem
 
 
 @contextmanager
@@ -48,14 +49,16 @@ def wandb_run(
     shutil.rmtree(folder, ignore_errors=True)
     # Made here, because W&B would otherwise turn to a temporary folder if it cannot.
     folder.mkdir(parents=True)
-    started = _start(cfg, run, facts)
-    logger = WandbLogger(experiment=started)
-    try:
-        yield logger
-    except BaseException:
-        wandb.finish(exit_code=1)
-        raise
-    wandb.finish(exit_code=0)
+    # W&B keeps copies of tables until they are sent; not in the home directory, where nobody
+    # would look for them, but beside the run.
+    with variable("WANDB_DATA_DIR", str(folder.resolve())):
+        logger = WandbLogger(experiment=_start(cfg, run, facts))
+        try:
+            yield logger
+        except BaseException:
+            wandb.finish(exit_code=1)
+            raise
+        wandb.finish(exit_code=0)
 
 
 def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
@@ -68,12 +71,10 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
         disable_job_creation=True,
         x_disable_stats=not online,
         x_disable_meta=True,  # command line, host and user: not for a shared dashboard
+        host="",
     )
-    if online and not logged_in():
-        raise UserError(
-            "logger.mode=online: nobody is logged in to W&B; run `wandb login`, set "
-            "WANDB_API_KEY, or take logger.mode=offline"
-        )
+    if online and (problem := login_problem()):
+        raise UserError(f"logger.mode=online: {problem}; or take logger.mode=offline")
     try:
         return wandb.init(
             mode="online" if online else "offline",
@@ -103,20 +104,12 @@ def run_id(cfg: TrainConfig, run: RunDirectory) -> str:
     return key if cfg.logger.mode == "online" else f"{key}-{secrets.token_hex(3)}"
 
 
-def logged_in() -> bool:
-    """Whether there is a key. Asked for on a terminal, it would stop a sweep for ever."""
-    try:
-        with redirect_stderr(io.StringIO()):
-            return bool(wandb.login(timeout=1))
-    except wandb.Error:
-        return False
-
-
 def tags(given: list[str], facts: dict[str, Any]) -> list[str]:
     """What a dashboard filters by; W&B allows 64 characters a tag."""
     noise = facts["noise"]
     level = "clean" if noise["mode"] == "none" else f"{noise['mode']}={noise['requested']:g}"
-    named = (*given, facts["dataset"], facts["category"], facts["head"], facts["method"], level)
+    cell = [facts[key] for key in ("dataset", "category", "head", "method")]
+    named = (*given, *cell, level, f"seed={facts['seed']}")
     return list(dict.fromkeys(str(tag)[:64] for tag in named if tag))
 
 
@@ -131,17 +124,3 @@ def log_curves(logger: WandbLogger, metrics_csv: Path) -> None:
                 continue  # a line that a killed process left torn
             if values and (row.get("step") or "").isdigit():
                 logger.log_metrics(values, step=int(row["step"]))
-
-
-def log_result(logger: WandbLogger, run: RunDirectory, result: dict[str, Any]) -> None:
-    """Every metric, the noise and the seconds into the summary; the manifest as a file."""
-    started = logger.experiment
-    noise = {f"noise/{k}": v for k, v in result["noise"].items() if not isinstance(v, dict)}
-    defects = {f"image_auroc/{k}": v for k, v in result["per_defect_image_auroc"].items()}
-    seconds = {f"seconds/{k}": v for k, v in result["seconds"].items()}
-    started.summary.update({**result["metrics"], **defects, **noise, **seconds})
-    started.summary.update({"manifest_sha256": result["manifest_sha256"]})
-    target = Path(started.dir) / "manifest.csv"
-    shutil.copyfile(run.path / "manifest.csv", target)
-    with redirect_stderr(io.StringIO()):  # it says that it may be called again
-        started.save(str(target), base_path=started.dir, policy="now")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rad_lightning.audit import evidence
-from rad_lightning.audit.evidence import Memory, colour_range, find_evidence, twins
+from rad_lightning.audit.evidence import Memory, find_evidence, twins
 
 IMAGES, VIEWS, LENGTH, DIM = 12, 2, 9, 3
 BAD, SPOT = 4, 7
@@ -68,8 +68,3 @@ def test_the_memory_is_bounded_and_the_same_for_equal_seeds(
     assert torch.equal(first.samples, again.samples) and torch.equal(first.part, again.part)
     assert not torch.equal(first.part, other.part)
     assert BAD not in first.part
-
-
-def test_colours_run_from_the_median_to_twice_the_way_to_the_last_of_a_hundred() -> None:
-    usual = torch.cat((torch.arange(101.0), torch.tensor([torch.nan])))
-    assert colour_range(usual) == (50.0, 50.0 + 2 * 49.0)

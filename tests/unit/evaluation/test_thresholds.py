@@ -31,6 +31,19 @@ def test_a_handful_of_equal_held_out_scores_borrows_the_spread_of_the_fitted() -
     assert thresholds.threshold(scores, held_out, ROBUST) == pytest.approx(806, abs=0.6)
 
 
+@pytest.mark.parametrize("held", [0, 40])
+def test_the_reference_is_scipys_median_and_deviation_of_the_held_out(held: int) -> None:
+    scores = normals()
+    scores[:40] += 3  # the flow does not know these
+    held_out = torch.arange(len(scores)) < held
+    unseen = scores[held_out] if held else scores
+    spreads = [median_abs_deviation(s.double(), scale=1 / 1.4826) for s in (unseen, scores)]
+    centre, spread = thresholds.reference(scores, held_out)
+    assert centre == pytest.approx(float(np.median(unseen.double())))
+    assert spread == pytest.approx(max(spreads))
+    assert thresholds.threshold(scores, held_out, ROBUST) == pytest.approx(centre + 3 * spread)
+
+
 def normals(count: int = 701) -> Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(0)) * 2 + 800
 

@@ -11,6 +11,7 @@ from rad_lightning.config import VIEWS as VIEW_NAMES
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.extract import (
     VIEWS,
+    Box,
     FeatureSpec,
     content_box,
     extract,
@@ -96,24 +97,30 @@ def test_a_strip_is_mirrored_until_the_canvas_is_full() -> None:
     assert (canvas[16:18] == image[1]).all() and (canvas[18:20] == image[0]).all()
 
 
+def valid(box: Box, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The positions of one box, found in a batch with another one."""
+    other = (1, 2, 3, 4)
+    return valid_positions(torch.tensor([other, box]), size, grid)[1]
+
+
 @pytest.mark.parametrize("image_hw", [(32, 32), (80, 20), (20, 80)])
 def test_every_position_of_a_whole_canvas_is_valid(image_hw: tuple[int, int]) -> None:
-    assert valid_positions((0, 0, 32, 48), (32, 48), image_hw).all()
+    assert valid((0, 0, 32, 48), (32, 48), image_hw).all()
 
 
 def test_positions_are_valid_where_their_centre_is_on_the_image() -> None:
-    found = valid_positions((0, 8, 32, 17), SQUARE, (4, 4))  # centres at 4, 12, 20, 28
+    found = valid((0, 8, 32, 17), SQUARE, (4, 4))  # centres at 4, 12, 20, 28
     assert found.tolist() == [[False, True, True, False]] * 4
-    found = valid_positions((12, 0, 9, 32), SQUARE, (4, 2))
+    found = valid((12, 0, 9, 32), SQUARE, (4, 2))
     assert found.tolist() == [[False, False], [True, True], [True, True], [False, False]]
-    found = valid_positions((13, 0, 7, 32), SQUARE, (4, 1))  # 12 < 13 and 20 is past the end
+    found = valid((13, 0, 7, 32), SQUARE, (4, 1))  # 12 < 13 and 20 is past the end
     assert found.shape == (4, 1)
 
 
 @pytest.mark.parametrize("image_hw", [(256, 25), (25, 256), (1, 1000)])
 def test_every_image_has_a_valid_position_however_thin(image_hw: tuple[int, int]) -> None:
     box = content_box(image_hw, (256, 256), "pad")
-    assert valid_positions(box, (256, 256), (8, 8)).any()
+    assert valid(box, (256, 256), (8, 8)).any()
 
 
 def test_a_thin_strip_has_the_pooled_features_of_its_colour() -> None:

@@ -1,0 +1,96 @@
+"""An exported detector against torch on a CPU: parity and images/s, measured in one run.
+
+Both get ready arrays, the same threads, and take turns; the median of several rounds counts.
+
+    python benchmarks/export.py [--checkpoint RUN] [--images DIR] [--threads 1]
+
+Without a run, a detector is trained on the embedded images; without images, those of the run are
+taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rad_lightning.cli import main as command
+from rad_lightning.config import ExportConfig
+from rad_lightning.data.find import find_images
+from rad_lightning.detector import batch, bring
+from rad_lightning.engines import Engine, OnnxEngine, TorchEngine, open_run
+from rad_lightning.export import compare, export, images_to_compare
+
+BATCHES, ROUNDS, PER_ROUND = (1, 8), 7, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--images", help="a folder, a file or a pattern")
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        run = asked.checkpoint or train(Path(folder))
+        cfg = ExportConfig(
+            checkpoint=str(run), output=folder, format="onnx", input=asked.images, progress=False
+        )
+        file = export(cfg)
+        card, network, trained = open_run(run)
+        network.rounded = False
+        ours: Engine = TorchEngine(network, torch.device("cpu"))
+        theirs: Engine = OnnxEngine(file, "cpu", asked.threads)
+        if asked.images:
+            files = find_images(asked.images)[0]
+            placed = [bring(f, card) for f in files[: max(PER_ROUND, *BATCHES)]]
+        else:
+            placed = images_to_compare(cfg, trained, card)
+        images, boxes = batch(placed)
+        print(f"{card.run}: {card.backbone}, {card.head} head, {card.size[0]} x {card.size[1]}")
+        print(f"parity on {len(images)} images: within {compare(ours, theirs, images, boxes):.1e}")
+        print(f"images/s with {asked.threads} thread(s):")
+        for size in BATCHES:
+            torch_rate, onnx_rate = rates(ours, theirs, images, boxes, size)
+            ratio = onnx_rate / torch_rate
+            print(
+                f"  batch {size}: torch {torch_rate:6.1f}   onnxruntime {onnx_rate:6.1f}"
+                f"   ({ratio:.2f} x)"
+            )
+
+
+def rates(
+    one: Engine, other: Engine, images: np.ndarray, boxes: np.ndarray, size: int
+) -> tuple[float, float]:
+    """Images/s of two engines in batches of ``size``, the medians of rounds that alternate."""
+    rows = np.arange(max(PER_ROUND, size)) % len(images)
+    parts = [(images[r], boxes[r]) for r in np.split(rows, len(rows) // size)]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(ROUNDS + 1):
+        for engine, taken in zip((one, other), seconds, strict=True):
+            started = time.perf_counter()
+            for part in parts:
+                engine(*part)
+            if number:  # the first round warms up
+                taken.append(time.perf_counter() - started)
+    first, second = (len(rows) / statistics.median(taken) for taken in seconds)
+    return first, second
+
+
+def train(folder: Path) -> Path:
+    """A detector of the default size on the embedded images."""
+    places = (f"output={folder / 'runs'}", f"cache.dir={folder / 'cache'}", "progress=false")
+    small = ("data.train_images=16", "data.test_images_per_defect=2", "data.test_normal_images=8")
+    more = ("data.size=[256,256]", "method.steps=50", "evaluation.pictures=0", "logger=csv")
+    command(["data.category=stone", *small, *more, *places])
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Who is logged in to Weights & Biases, found out without asking the user."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+
+import wandb
+from wandb.errors import UsageError
+
+from rad_lightning.errors import UserError
+
+
+def login_problem() -> str | None:
+    """Why nothing can be sent, or ``None``. Asked for a key, a sweep would stop for ever."""
+    try:
+        with redirect_stderr(io.StringIO()):
+            known = wandb.login(timeout=1)
+    except UsageError:
+        return "nobody is logged in to W&B; run `wandb login` or set WANDB_API_KEY"
+    except wandb.Error as error:
+        return f"W&B: {error}"
+    return None if known else "W&B is switched off here: unset WANDB_MODE, or run `wandb online`"
+
+
+def default_entity() -> str:
+    """The account that runs go to when none is named.
+
+    Raises:
+        UserError: there is none, or the server does not answer.
+    """
+    try:
+        found = wandb.Api().default_entity
+    except wandb.Error as error:
+        raise UserError(f"W&B: {error}") from error
+    if not found:
+        raise UserError("W&B has no default account for this login: accepted is entity=NAME")
+    return str(found)

@@ -102,7 +102,7 @@ def find_trust(
     part = parts(groups) if cfg.by_part else torch.arange(len(groups))
     base = base[:, None, None].expand(samples.shape[:3])
     told = cfg.use == "expose" and cfg.known
-    found = Beliefs(base, None)
+    found = Beliefs(base)
     image_ranks, sample_ranks = [], []
     estimate = Contamination(0.0, 0.0, 0.0)
     assumed = strength = 0.0
@@ -134,10 +134,12 @@ def find_trust(
 
 @dataclass(frozen=True)
 class Beliefs:
-    """How often a sample is learned from, and how often pushed away (if any is), ``(N, V, L)``."""
+    """How often a sample is learned from, and how often pushed away (if any is), ``(N, V, L)``;
+    the ``strength`` of that, from 0 to 1."""
 
     weights: Tensor
-    exposed: Tensor | None
+    exposed: Tensor | None = None
+    strength: float = 1.0
 
 
 def believe(
@@ -156,9 +158,9 @@ def believe(
         odd: ``(N, V, L)`` how odd a sample is within its image, from 0 to 1.
     """
     if cfg.use == "soft":
-        return Beliefs(base * (1 - suspicion)[:, None, None], None)
+        return Beliefs(base * (1 - suspicion)[:, None, None])
     if cfg.use != "expose":
-        return Beliefs(base * ~suspects[:, None, None], None)
+        return Beliefs(base * ~suspects[:, None, None])
     doubt = suspects.float() if cfg.known else probability(suspicion, assumed, cfg.temperature)
     normal = 1 - strength * (1 - (1 - doubt) ** cfg.power)
     # The oddest at least: ranks of a few samples end well below 1.
@@ -166,7 +168,7 @@ def believe(
     from_here = odd.amax((1, 2), keepdim=True).clamp(max=1 - cfg.odd)
     pushed = (doubt**cfg.power)[:, None, None] * (odd >= from_here)
     exposed = pushed if strength and (pushed > 0).any() else None
-    return Beliefs(base * normal[:, None, None], exposed)
+    return Beliefs(base * normal[:, None, None], exposed, strength)
 
 
 def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
@@ -204,11 +206,10 @@ def sample_scores(
         flows = OutOfFold(
             folds, cfg.steps, method.batch_size, method.lr, stream_seed("folds", seed)
         )
-        push = (
-            Push(beliefs.exposed, cfg.share, cfg.weight, cfg.margin)
-            if beliefs.exposed is not None
-            else None
-        )
+        push = None
+        if beliefs.exposed is not None:
+            weight = beliefs.strength * cfg.weight
+            push = Push(beliefs.exposed, cfg.share, weight, cfg.margin)
         found.append(flows.scores(head, samples, groups, beliefs.weights, push, tick))
     if cfg.source in ("memories", "both"):
         device = head.whitening.mean.device

@@ -8,9 +8,11 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -104,6 +106,10 @@ def dispatch(arguments: list[str]) -> None:
     if "-h" in overrides or "--help" in overrides:
         print(HELP, end="")
         return
+    # Hydra wants its switch before the settings; people write it where it comes to mind.
+    switches = [o for o in overrides if o in ("-m", "--multirun")]
+    settings = [at_home(o) for o in overrides if o not in switches]
+    check_written([*switches, *settings])
     register_schemas()
     launchers.check_asked(overrides)
 
@@ -127,9 +133,6 @@ def dispatch(arguments: list[str]) -> None:
                 raise
             mistakes.append(f"{error.filename}: {error.strerror}")
 
-    # Hydra wants its switch before the settings; people write it where it comes to mind.
-    switches = [o for o in overrides if o in ("-m", "--multirun")]
-    settings = [o for o in overrides if o not in switches]
     sys.argv = ["rad_lightning", *switches, *settings]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
@@ -152,6 +155,36 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
             f"{name!r} is neither a command ({', '.join(COMMANDS)}) nor a setting key=value"
         )
     return name, rest
+
+
+def at_home(override: str) -> str:
+    """``"data.root=~/photos"`` with the home folder: behind a dotted key no shell puts it there."""
+    key, equal, value = override.partition("=")
+    return key + equal + (str(Path(value).expanduser()) if value.startswith("~/") else value)
+
+
+def check_written(overrides: list[str]) -> None:
+    """Whether all are settings or options of Hydra's, which would print its whole usage.
+
+    Raises:
+        UserError: an option that there is not, or a word that is no setting.
+    """
+    known, others = get_args_parser().parse_known_args(overrides)
+    for other in others:
+        if other.startswith("-"):
+            key = other.lstrip("-").partition("=")[0]
+            raise UserError(f"{other!r} is no option: settings have no dashes, {key}=VALUE")
+        # argparse takes the positional ones in one piece.
+        raise UserError(
+            f"{other!r} stands apart: accepted are options before or after all settings"
+        )
+    for setting in known.overrides:
+        if setting in COMMANDS:
+            raise UserError(f"{setting!r}: the command comes first, then its settings")
+        if "=" not in setting and not setting.startswith("~"):
+            raise UserError(
+                f"{setting!r} is no setting key=value; a value with blanks needs quotes"
+            )
 
 
 def in_sweep() -> bool:

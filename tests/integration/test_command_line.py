@@ -49,6 +49,14 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
     ("arguments", "told"),
     [
         (["tarin"], "'tarin' is neither a command"),
+        (["--method", "robust"], "'--method' is no option: settings have no dashes, method=VALUE"),
+        (["predict", "--checkpoint=RUN", "input=DIR"], "no dashes, checkpoint=VALUE"),
+        (
+            ["seed=1", "--cfg", "job", "seed=2"],
+            "'seed=2' stands apart: accepted are options before",
+        ),
+        (["prepare", "photos"], "'photos' is no setting key=value"),
+        (["seed=1", "audit"], "'audit': the command comes first, then its settings"),
         (["head.chanels=3"], "unknown key 'head.chanels' (did you mean 'channels'?)"),
         (["sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),
         (["data=nowhere"], "data=nowhere: accepted are csv, folder,"),
@@ -91,6 +99,14 @@ def test_an_empty_folder_is_one_line(
     (tmp_path / "empty").mkdir()
     assert cli("data=folder", "data.root=empty") == 2
     assert "empty" in one_error(capsys)
+
+
+def test_a_tilde_is_the_home_folder(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli("data=folder", "data.root=~/photos", "--cfg", "job") == 0
+    assert f"root: {tmp_path / 'photos'}\n" in capsys.readouterr().out
 
 
 def test_an_output_that_is_a_file_is_one_line(

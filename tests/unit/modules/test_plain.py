@@ -257,7 +257,7 @@ def test_exposed_samples_become_less_likely_than_without_the_push(tmp_path: Path
     batches = exposed_batches()
     assert batches.exposed is not None
     odd = batches.samples[batches.exposed > 0]
-    pushed = train_exposed(tmp_path / "pushed", batches, 60)
+    pushed = train_exposed(tmp_path / "pushed", batches, 60, weight=0.3, margin=3.0)
     bare = train_exposed(tmp_path / "bare", replace(batches, exposed=None), 60)
     assert sample_nlls(pushed, odd).median() > sample_nlls(bare, odd).median() + 1
     assert loss(pushed) < loss(bare) + 0.1  # the others fit as well

@@ -31,6 +31,7 @@ from rad_lightning.robust.trusted import (
 
 FENCE = 1.5  # of a box plot, in interquartile ranges
 MOST = 0.9  # share of the images that may be suspects
+ODD = 1.5  # of the share of samples that an image's score is made of
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def find_trust(
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
     part = parts(groups) if cfg.by_part else torch.arange(len(groups))
     base = base[:, None, None].expand(samples.shape[:3])
+    odd_share = min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
     told = cfg.use == "expose" and cfg.known
     found = Beliefs(base)
     image_ranks, sample_ranks = [], []
@@ -124,7 +126,7 @@ def find_trust(
         image_ranks.append(ranks(judged).mean(0))
         sample_ranks.append(within_image(scores))
         suspicion = ranks(torch.stack(image_ranks).mean(0))
-        odd = torch.stack(sample_ranks).mean(0)
+        odd = oddest(torch.stack(sample_ranks).mean(0), odd_share)
         suspects = injected if told else choose(cfg, judged[0], suspicion, part, assumed)
         if cfg.quota:
             suspects = suspects & ~spared(samples, suspicion, cfg.quota)
@@ -155,7 +157,7 @@ def believe(
 
     Args:
         base: ``(N, V, L)`` weights under which nothing is suspicious.
-        odd: ``(N, V, L)`` how odd a sample is within its image, from 0 to 1.
+        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is doubted.
     """
     if cfg.use == "soft":
         return Beliefs(base * (1 - suspicion)[:, None, None])
@@ -163,10 +165,7 @@ def believe(
         return Beliefs(base * ~suspects[:, None, None])
     doubt = suspects.float() if cfg.known else probability(suspicion, assumed, cfg.temperature)
     normal = 1 - strength * (1 - (1 - doubt) ** cfg.power)
-    # The oddest at least: ranks of a few samples end well below 1.
-    odd = odd.nan_to_num(-1.0)
-    from_here = odd.amax((1, 2), keepdim=True).clamp(max=1 - cfg.odd)
-    pushed = (doubt**cfg.power)[:, None, None] * (odd >= from_here)
+    pushed = (doubt**cfg.power)[:, None, None] * odd
     exposed = pushed if strength and (pushed > 0).any() else None
     return Beliefs(base * normal[:, None, None], exposed, strength)
 
@@ -180,6 +179,13 @@ def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
 def within_image(scores: list[Tensor]) -> Tensor:
     """The rank of each sample within its image, the mean over the sources, ``(N, V, L)``."""
     return torch.stack([ranks(s.flatten(1)).view(s.shape) for s in scores]).mean(0)
+
+
+def oddest(ranked: Tensor, share: float) -> Tensor:
+    """The ``share`` of an image's samples of the highest rank, at least one, ``(N, V, L)`` bool."""
+    ranked = ranked.nan_to_num(-1.0)
+    # Ranks of a few samples end well below 1.
+    return ranked >= ranked.amax((1, 2), keepdim=True).clamp(max=1 - share)
 
 
 def trust_steps(cfg: TrustConfig) -> int:

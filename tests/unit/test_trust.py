@@ -201,6 +201,15 @@ def test_the_oddest_samples_of_suspicious_images_are_pushed_away() -> None:
     torch.testing.assert_close(trust.weights, (1 - doubt[:, :1, :1].expand(IMAGES, 2, 12)) ** 3)
 
 
+def test_as_many_samples_are_odd_as_the_head_scores_an_image_by() -> None:
+    assert torch.equal(
+        odd(found(use="expose", rate=0.2)), odd(found(use="expose", rate=0.2, odd=0.375))
+    )
+    head = Head(replace(SPEC, top_fraction=0.9))
+    trust = find_trust(method(use="expose", rate=0.2), head, samples(), GROUPS, BAD, 3)
+    assert torch.equal(odd(trust), ~samples()[..., 0].isnan())
+
+
 @pytest.mark.parametrize(
     ("rate", "strength"), [(0.0, 0.0), (0.1, 0.0), (0.15, 0.5), (0.2, 1.0), (0.4, 1.0)]
 )

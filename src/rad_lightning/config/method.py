@@ -109,7 +109,9 @@ class TrustConfig:
     temperature: float = setting(0.06, above=0.0)
     power: float = setting(2.0, above=0.0)
     floor: float = setting(0.08, above=0.0, high=0.5)
-    odd: float = setting(0.15, above=0.0, high=1.0)  # share of a suspect's samples
+    # Share of a suspect's samples that is odd; None: one and a half times ``head.top_fraction``,
+    # the share that an image's score is made of.
+    odd: float | None = setting(None, above=0.0, high=1.0)
     share: float = setting(0.2, above=0.0, high=0.9)  # of a batch, drawn from these
     weight: float = setting(0.15, above=0.0)  # of their loss
     margin: float = setting(2.2)  # NLL, nats per dimension, from which it fades

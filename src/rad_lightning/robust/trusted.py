@@ -54,11 +54,9 @@ def central_images(head: Head, samples: Tensor, fraction: float) -> Tensor:
     return trusted
 
 
-def image_suspicion(head: Head, scores: Tensor, groups: Tensor | None = None) -> Tensor:
-    """Image scores ``(N,)`` of sample scores ``(N, V, L)``, as the head gives them; with
-    ``groups``, the mean over the images of a physical part."""
-    found = head.image_scores(scores.view(*scores.shape[:2], *head.spec.grid))
-    return found if groups is None else part_means(found, groups)
+def image_suspicion(head: Head, scores: Tensor) -> Tensor:
+    """Image scores ``(N,)`` of sample scores ``(N, V, L)``, as the head gives them."""
+    return head.image_scores(scores.view(*scores.shape[:2], *head.spec.grid))
 
 
 def part_means(values: Tensor, groups: Tensor) -> Tensor:

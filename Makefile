@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rad_lightning
 SWEEP ?= outputs/noise_sweep
 
-.PHONY: help setup demo test lint sweep report wandb-sync kill bench clean
+.PHONY: help setup demo test test-fast lint sweep report wandb-sync kill bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(VENV)/.run ## train on the embedded images and make pictures; no downloa
 test: $(VENV)/.dev ## the test suite
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
+test-fast: $(VENV)/.dev ## the part of it that takes a minute: no whole sweeps, no further processes
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not slow'
+
 lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,10 +51,11 @@ wandb-sync: $(VENV)/.run ## send the offline W&B runs below outputs/ (or below S
 kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
 	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
 
-bench: $(VENV)/.dev ## the pipeline against what it cannot beat; a meta-step against a plain step; ONNX
+bench: $(VENV)/.dev ## the pipeline against its limits, meta-steps, ONNX, and what a busy machine costs
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/meta.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/busy.py
 
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

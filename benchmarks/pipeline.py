@@ -63,7 +63,7 @@ def main() -> None:
         cold = seconds(features)
         stored = features()
         warm = seconds(lambda: [stored.read([i]) for i in range(len(paths))])
-        files = [e for e in stored.entries if isinstance(e, Path)]
+        files = [e for e in stored.entries.values() if isinstance(e, Path)]
         raw = seconds(lambda: [f.read_bytes() for f in files])
         row("features, cold", len(paths) / cold, len(paths) / bare, "images/s", "bare backbone")
         row("features, warm", len(paths) / warm, len(paths) / raw, "images/s", "raw file reads")

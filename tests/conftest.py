@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,29 @@ from support import SHARED
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``generate`` that draws equal images once in all tests, and copies them from then on."""
+    from rad_lightning.data.synthetic import generate
+
+    drawn = tmp_path_factory.mktemp("generated")
+
+    def copied(root: Path, category: str, **options: int) -> Path:
+        source = generate(drawn, category, **options)
+        if not (root / source.name / category).exists():
+            shutil.copytree(source / category, root / source.name / category)
+        return generate(root, category, **options)  # which finds them
+
+    return copied
+
+
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: Callable[..., Path]
+) -> Callable[..., int]:
     """Run a command as a user would, in an empty folder; returns its exit code."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rad_lightning.data.dataset.generate", generated)
 
     def run(*arguments: str) -> int:
         from rad_lightning.cli import main

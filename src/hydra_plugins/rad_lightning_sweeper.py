@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rad_lightning.config import TrainConfig, to_typed
 from rad_lightning.errors import UserError
+from rad_lightning.launchers import divided
 
 ALL = "data.category=all"
 
@@ -91,7 +92,8 @@ class PlannedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
         """Run the cells with the chosen launcher; what each raised, if it did."""
         assert self.launcher is not None
         try:
-            answers = self.launcher.launch(batch, initial_job_idx=0)
+            with divided(self.launcher, len(batch)):
+                answers = self.launcher.launch(batch, initial_job_idx=0)
         except UserError:
             raise
         except Exception as error:  # joblib, submitit: one killed process ends their wait for all

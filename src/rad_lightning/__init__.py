@@ -1,7 +1,13 @@
 """Anomaly detection with normalizing flows that survives mislabelled training images."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait for others sleep instead of spinning: where another process has one of the
+# cores, spinning costs many times the work. OpenMP reads this once, when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")  # the same for Intel's OpenMP
 
 if TYPE_CHECKING:
     from rad_lightning.detector import Detector

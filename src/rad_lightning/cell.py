@@ -93,7 +93,8 @@ def open_cell(cfg: TrainConfig, shared: Shared | None = None) -> Cell:
 
 
 def featurise(cell: Cell, progress: Progress) -> tuple[Dataset, FeatureSet]:
-    """The features of all images, and the dataset without those that cannot be read."""
+    """The features of the images that are trained or tested on, by their rows in the table, and
+    the dataset without those that cannot be read."""
     cfg, data = cell.cfg, cell.data
     counts = ", ".join(f"{n} {role}" for role, n in sorted(data.counts().items()))
     progress.say(f"        data  {data.table.name}/{data.table.category}: {counts}")
@@ -102,7 +103,10 @@ def featurise(cell: Cell, progress: Progress) -> tuple[Dataset, FeatureSet]:
         progress.say(f"        note  {note}")
     with progress.stage("features"):
         progress.say(f"    backbone  {cell.backbone.description}")
-        features = cell_features(cell, data.paths(), data.hashes, progress)
+        rows = data.rows(*Roles.TRAINED, *Roles.TESTED)
+        paths = [data.table.absolute(data.table.samples[row]) for row in rows]
+        features = cell_features(cell, paths, [data.hashes[row] for row in rows], progress)
+        features = features.numbered(rows)
     if features.unreadable:
         reason = next(iter(features.unreadable.values()))
         more = len(features.unreadable) - 1

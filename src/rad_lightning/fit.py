@@ -26,11 +26,12 @@ from rad_lightning.errors import UserError
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.methods import flat_samples
-from rad_lightning.modules.callbacks import KeepBest, SaveLast, StepBar
+from rad_lightning.modules.callbacks import KeepBest, SaveLast, StepBar, Threads
 from rad_lightning.modules.plain import PlainFlow
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import write_text
+from rad_lightning.threads import flow_threads, torch_threads
 from rad_lightning.tracking.wandb import log_curves
 
 WHITENING_SAMPLES = 32_768
@@ -149,12 +150,18 @@ def fit(
     live = None if spawned else wandb  # a run cannot be written from several processes
     if live and earlier:
         log_curves(live, log)
-    with quiet_lightning(), progress.bar("training", cfg.method.steps) as bar:
+    threads = flow_threads(cfg.method.batch_size, cfg.head.hidden)
+    with (
+        quiet_lightning(),
+        torch_threads(threads),
+        progress.bar("training", cfg.method.steps) as bar,
+    ):
         # A bar cannot travel to spawned processes.
         callbacks: list[Callback] = [] if spawned else [StepBar(bar)]
         if judge:
             callbacks.append(judge)
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
+        callbacks.append(Threads(threads))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
         try:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)

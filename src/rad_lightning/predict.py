@@ -17,6 +17,7 @@ from rad_lightning.errors import UserError
 from rad_lightning.evaluation.overlays import side_by_side
 from rad_lightning.progress import Progress
 from rad_lightning.runs import RunDirectory
+from rad_lightning.threads import cores, torch_threads
 
 HEADER = ("path", "score", "threshold", "verdict", "robust_z")
 OVERLAYS, UNREADABLE = "overlays", "unreadable.csv"
@@ -47,7 +48,7 @@ def predict(cfg: PredictConfig) -> Path:
     rows: list[tuple[str, ...]] = []
     unreadable: list[BadImage] = []
     sheet = Sheet(card, cfg.thumbnails)
-    with progress.bar("images", len(files)) as bar:
+    with torch_threads(cores()), progress.bar("images", len(files)) as bar:
         for file, found in zip(files, detector.stream(files, cfg.batch_size), strict=True):
             bar.advance()
             if isinstance(found, BadImage):

@@ -30,6 +30,7 @@ from rad_lightning.methods import build_method, build_reference
 from rad_lightning.progress import Progress
 from rad_lightning.randomness import stream_seed
 from rad_lightning.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
+from rad_lightning.threads import limited
 from rad_lightning.tracking.content import log_result
 from rad_lightning.tracking.wandb import wandb_run
 from rad_lightning.trust import Trust
@@ -60,7 +61,7 @@ def train_cell(cell: Cell, progress: Progress) -> RunDirectory:
     cfg, run = cell.cfg, cell.run
     if run.done or not cfg.resume:
         run.restart()
-    with wandb_run(cfg, run, cell.facts()) as logger:
+    with limited(cfg.trainer.threads), wandb_run(cfg, run, cell.facts()) as logger:
         result = run_cell_stages(cell, progress, logger)
         if result is None:  # a further node of a multi-node training
             return run
@@ -214,7 +215,7 @@ def summarise(
         "per_defect_image_auroc": evaluation.per_defect,
         "notes": [*data.table.notes, *evaluation.notes],
         "images": dict(sorted(data.counts().items())),
-        "features": {"computed": features.computed, "images": len(data.table)},
+        "features": {"computed": features.computed, "images": len(features.entries)},
         "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
         "peak_memory_mib": peak_memory_mib(),
         "manifest_sha256": file_hashes([cell.run.path / "manifest.csv"])[0],

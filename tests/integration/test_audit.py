@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from rad_lightning.data.splits import Roles
-from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
+from support import HANG, SMALL, SMALL_SYNTHETIC, WEIGHTS
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 FAST = ("method.trust.steps=3", "method.trust.folds=2")
 NOISE = ("noise=replace", "noise.ratio=0.3", "data.test_images_per_defect=4")
@@ -304,7 +305,6 @@ def test_too_few_images_are_one_line(
     assert "4 images to judge; accepted are 5 or more" in one_error(capsys)
 
 
-@pytest.mark.slow
 def test_stained_hazelnuts_among_good_ones_come_first(
     cli: Cli, tmp_path: Path, shared: Path
 ) -> None:
@@ -334,7 +334,7 @@ def test_a_browser_draws_and_sorts_the_page_without_the_network(
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom",
          f"file://{tmp_path / 'page.html'}"],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=HANG, check=True,
     )  # fmt: skip
     body = done.stdout[done.stdout.index('<table class="sortable ranking">') :]
     paths = re.findall(r"good/\d+\.png", body[: body.index("</table>")])

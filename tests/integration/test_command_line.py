@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import SMALL, SMALL_SYNTHETIC, WEIGHTS
+from support import SMALL, SMALL_SYNTHETIC, WEIGHTS, command
 
 Cli = Callable[..., int]
 
@@ -27,13 +25,7 @@ def one_error(captured: pytest.CaptureFixture[str]) -> str:
 
 
 def test_module_runs_from_any_folder(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "rad_lightning", "--cfg", "job"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = command(tmp_path, "--cfg", "job")
     assert "name: synthetic" in done.stdout
     assert list(tmp_path.iterdir()) == []
 

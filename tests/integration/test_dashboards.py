@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from rad_lightning.tracking.charts import CHARTS
-from support import nobody
+from support import command, nobody
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 PANELS = (
     "Image AUROC over label noise by method (CustomChart)",
@@ -140,14 +141,8 @@ def server() -> Iterator[Server]:
 def ask(server: Server, home: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own: W&B remembers for a whole process who is logged in."""
     account = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40, "HOME": str(home)}
-    return subprocess.run(
-        [sys.executable, "-m", "rad_lightning", "dashboards", "project=p", *settings],
-        cwd=home,
-        env=os.environ | account,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    settings = ("dashboards", "project=p", *settings)
+    return command(home, *settings, succeeds=False, env=os.environ | account)
 
 
 def test_charts_workspace_and_report_are_sent(server: Server, tmp_path: Path) -> None:

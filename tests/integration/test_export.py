@@ -22,6 +22,7 @@ from rad_lightning.cli import main
 from rad_lightning.detector import batch, bring
 from support import SMALL
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 LACKING = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
 needs_onnx = pytest.mark.skipif(bool(LACKING), reason=f"needs the extra onnx, without {LACKING}")

@@ -17,6 +17,7 @@ from PIL import Image
 from rad_lightning.data.splits import file_hashes
 from support import SMALL, SMALL_SYNTHETIC
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 SYNTHETIC = (*SMALL_SYNTHETIC, "data.test_images_per_defect=2")
 

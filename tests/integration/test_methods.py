@@ -13,6 +13,7 @@ import torch
 
 from support import SMALL_SYNTHETIC
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 METHODS = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 NOISY = (

@@ -18,6 +18,7 @@ from rad_lightning import tune
 from rad_lightning.cell import Cell
 from support import SMALL, SMALL_SYNTHETIC
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 STUDY = Path("outputs/tune")
 FAST = ("method.steps=2", "method.meta.tasks=2", "method.meta.images=2")

@@ -17,8 +17,9 @@ import pytest
 
 from rad_lightning import train
 from rad_lightning.tracking.wandb import log_curves
-from support import SMALL_SYNTHETIC, nobody
+from support import HANG, SMALL_SYNTHETIC, command, nobody
 
+pytestmark = pytest.mark.slow
 Cli = Callable[..., int]
 QUICK = (
     *SMALL_SYNTHETIC,
@@ -36,7 +37,7 @@ def inspected(folder: Path) -> str:
             [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG,
         )
         if answer.returncode == 0 and '"type":"exit"' in answer.stdout:
             return answer.stdout
@@ -163,9 +164,8 @@ def test_offline_nothing_goes_over_the_network(tmp_path: Path) -> None:
         kept |= {name: address, name.upper(): address}
     for name in ("no_proxy", "NO_PROXY"):
         kept.pop(name, None)
-    command = [sys.executable, "-m", "rad_lightning", *QUICK]
     try:
-        subprocess.run(command, cwd=tmp_path, env=kept, check=True, capture_output=True)
+        command(tmp_path, *QUICK, env=kept)
         time.sleep(2)  # W&B's service process ends after ours
     finally:
         proxy.shutdown()

@@ -25,6 +25,7 @@ from rad_lightning.features.backbone import HUB, UNTRAINED
 from rad_lightning.material import group_numbers, whiten
 from rad_lightning.progress import Progress
 from rad_lightning.runs import RunDirectory, environment
+from rad_lightning.threads import limited
 from rad_lightning.trust import find_trust, trust_steps
 
 FEWEST = 5  # images: of fewer, none could be called unlike the others
@@ -62,7 +63,7 @@ def audit(cfg: AuditConfig) -> RunDirectory:
     with progress.stage("data"):
         whole = open_cell(cfg)
         cell = Cell(cfg, only(whole.data, judged(whole.data, cfg.noise)), whole.backbone)
-    with cell.run.alone():
+    with cell.run.alone(), limited(cfg.trainer.threads):
         found = look(cell, progress)
         with progress.stage("pictures"):
             html = html_of(cell, found)

@@ -147,6 +147,8 @@ class TrainerConfig:
     num_nodes: int = setting(1, low=1)
     strategy: str = setting("auto", numbers=False)
     precision: str = setting("32-true", choices=("32-true", "64-true"))
+    # Of a CPU, for everything; None: all cores for the backbone, one for a flow of the usual size.
+    threads: int | None = setting(None, low=1, high=1024, numbers=False)
     checkpoint_every: int = setting(200, low=1, numbers=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -46,23 +47,31 @@ class SampleBatches:
         """Samples ``(B, D)``, positions ``(B,)``, and ``(B,)`` bool where some are pushed away."""
         size = max(1, min(self.size, len(self.samples)) // world)
         if self.exposed is None:
-            chosen = self._among(self.weights, size, generator)
+            chosen = self._among(self._learned, size, generator)
             return self.samples[chosen].float(), self.positions[chosen]
         odd = max(1, round(self.share * size))
         chosen = torch.cat(
             [
-                self._among(self.weights, max(1, size - odd), generator),
-                self._among(self.exposed, odd, generator),
+                self._among(self._learned, max(1, size - odd), generator),
+                self._among(self._pushed, odd, generator),
             ]
         )
         pushed = torch.arange(len(chosen)) >= len(chosen) - odd
         return self.samples[chosen].float(), self.positions[chosen], pushed
 
-    def _among(self, weights: Tensor | None, count: int, generator: Generator) -> Tensor:
-        if weights is None:
+    # Running sums of the weights, once for all batches. Not torch.multinomial, which sums them at
+    # every draw and takes no more than 2^24 samples.
+    @cached_property
+    def _learned(self) -> Tensor | None:
+        return None if self.weights is None else self.weights.double().cumsum(0)
+
+    @cached_property
+    def _pushed(self) -> Tensor | None:
+        return None if self.exposed is None else self.exposed.double().cumsum(0)
+
+    def _among(self, sums: Tensor | None, count: int, generator: Generator) -> Tensor:
+        if sums is None:
             return torch.randint(len(self.samples), (count,), generator=generator)
-        # Sums rather than torch.multinomial, which takes no more than 2^24 samples.
-        sums = weights.double().cumsum(0)
         places = torch.rand(count, generator=generator, dtype=torch.double) * sums[-1]
         return torch.searchsorted(sums, places, right=True)
 

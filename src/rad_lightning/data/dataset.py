@@ -41,9 +41,6 @@ class Dataset:
     def samples(self, *roles: str) -> list[Sample]:
         return [self.table.samples[i] for i in self.rows(*roles)]
 
-    def paths(self) -> list[Path]:
-        return [self.table.absolute(s) for s in self.table.samples]
-
     def counts(self) -> Counter[str]:
         return Counter(self.roles)
 

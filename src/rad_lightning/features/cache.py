@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +27,23 @@ from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.extract import FeatureSpec, extract, place
 from rad_lightning.progress import Progress
 from rad_lightning.runs import write_text
+from rad_lightning.threads import cores, torch_threads
 
 VERSION = 1  # raise it when the same settings would give other features
-LOADER_THREADS = min(8, os.cpu_count() or 1)
+MOST_LOADERS = 8  # threads that decode images
 
 
 @dataclass(frozen=True)
 class FeatureSet:
     """Features of some images, read on demand.
 
-    ``entries`` are memory-mapped files, or arrays when the cache is off; ``unreadable`` maps the
-    position of an image without features to the reason.
+    ``entries`` are, by the number of their image, memory-mapped files, or arrays when the cache is
+    off; ``unreadable`` maps the number of an image without features to the reason.
     """
 
-    entries: tuple[Path | np.ndarray | None, ...]
-    unreadable: dict[int, str]
+    entries: Mapping[int, Path | np.ndarray]
+    unreadable: Mapping[int, str]
     computed: int  # how many images went through the backbone for this set
-    seconds: float
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """``(n, V, C, H, W)`` float32 of the images at ``indices``."""
@@ -51,13 +51,20 @@ class FeatureSet:
 
     def shape(self) -> tuple[int, ...]:
         """``(V, C, H, W)``."""
-        first = next(i for i in range(len(self.entries)) if i not in self.unreadable)
-        return tuple(self._entry(first).shape)
+        return tuple(self._entry(next(iter(self.entries))).shape)
+
+    def numbered(self, numbers: Sequence[int]) -> FeatureSet:
+        """The same features, those of image ``i`` under ``numbers[i]``."""
+        return replace(
+            self,
+            entries={numbers[i]: entry for i, entry in self.entries.items()},
+            unreadable={numbers[i]: reason for i, reason in self.unreadable.items()},
+        )
 
     def _entry(self, index: int) -> np.ndarray:
-        entry = self.entries[index]
-        if entry is None:
+        if index in self.unreadable:
             raise KeyError(f"image {index} is unreadable: {self.unreadable[index]}")
+        entry = self.entries[index]
         if isinstance(entry, Path):
             array: np.ndarray = np.load(entry, mmap_mode="r", allow_pickle=False)
             return array
@@ -88,7 +95,7 @@ def compute_features(
     unreadable: dict[str, str] = {}
     store = None if cache_dir is None else _open_store(cache_dir, backbone, spec)
     file_of = dict(zip(hashes, paths, strict=True))
-    started, computed = progress.clock(), 0
+    computed = 0
 
     def missing() -> list[str]:
         return [h for h in file_of if store is None or not _is_whole(_entry_path(store, h))]
@@ -110,12 +117,13 @@ def compute_features(
                     else:
                         _write_atomically(_entry_path(store, key), result)
 
-    entries = tuple(
-        None if h in unreadable else kept[h] if store is None else _entry_path(store, h)
-        for h in hashes
-    )
+    entries = {
+        i: kept[h] if store is None else _entry_path(store, h)
+        for i, h in enumerate(hashes)
+        if h not in unreadable
+    }
     bad = {i: f"{paths[i]}: {unreadable[h]}" for i, h in enumerate(hashes) if h in unreadable}
-    return FeatureSet(entries, bad, computed, progress.clock() - started)
+    return FeatureSet(entries, bad, computed)
 
 
 def _computed(
@@ -137,7 +145,7 @@ def _computed(
     if not keys:
         return
     chunks = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
-    with ThreadPoolExecutor(LOADER_THREADS) as pool:
+    with ThreadPoolExecutor(min(MOST_LOADERS, cores())) as pool:
         ahead = [pool.submit(decode, k) for k in chunks[0]]
         for number, chunk in enumerate(chunks):
             images = {k: f.result() for k, f in zip(chunk, ahead, strict=True)}
@@ -150,7 +158,10 @@ def _computed(
             placed = [place(image, spec.size, spec.fit) for image in good.values()]
             batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
             try:
-                features = extract(backbone, batch.float().to(device), [p[1] for p in placed], spec)
+                with torch_threads(cores()):
+                    features = extract(
+                        backbone, batch.float().to(device), [p[1] for p in placed], spec
+                    )
             except (AssertionError, RuntimeError) as error:
                 raise UserError(
                     f"{backbone.name} cannot read images of {spec.size[0]} x {spec.size[1]} at "

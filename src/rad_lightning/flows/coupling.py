@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 def soft_clamp(log_scale: Tensor, limit: float) -> Tensor:
     """``limit * 0.636 * atan(s / limit)``: within ±``limit``, slope 0.636 at 0 (DifferNet)."""
-    return limit * 0.636 * torch.atan(log_scale / limit)
+    return limit * 0.636 * torch.atan(log_scale if limit == 1 else log_scale / limit)
 
 
 class ClampedSubnet(nn.Module):
@@ -53,7 +53,8 @@ class Coupling(AffineCoupling):
     def inverse(self, z: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         given, moved = z
         shift, log_scale = self.param_map(given)
-        return [given, (moved - shift) * torch.exp(-log_scale)], -log_scale.sum(1)
+        back = -log_scale  # once: one of the larger costs of a training step
+        return [given, (moved - shift) * torch.exp(back)], back.sum(1)
 
 
 class CouplingFlow(nn.Module):
@@ -94,6 +95,7 @@ class CouplingFlow(nn.Module):
             )
         self.register_buffer("orders", orders)
         self.register_buffer("back", orders.argsort(1))
+        self.names = frozenset(name for name, _ in self.named_parameters())
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent: ``(B, D) -> z (B, D), log|det dz/dx| (B,)``."""
@@ -137,25 +139,34 @@ Parameters = Mapping[str, Tensor]
 
 
 def call(
-    flow: CouplingFlow, params: Parameters, x: Tensor, condition: Tensor | None = None
+    flow: CouplingFlow, params: Parameters | None, x: Tensor, condition: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``flow.forward`` as a function of its parameters; always in float32 or wider.
+
+    ``None`` stands for the flow's own parameters, which need not be put into it first.
 
     Raises:
         KeyError: ``params`` is not exactly the flow's parameters; ``functional_call`` alone would
             ignore a misspelt key and train nothing.
     """
-    if params.keys() != (own := dict(flow.named_parameters())).keys():
-        odd = sorted(params.keys() ^ own.keys())[0]
+    if params is not None and params.keys() != flow.names:
+        odd = min(params.keys() ^ flow.names)
         raise KeyError(f"parameters do not fit the flow: {odd!r}")
     with torch.autocast(x.device.type, enabled=False):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        result: tuple[Tensor, Tensor] = functional_call(flow, dict(params), (wide, condition))
+        result: tuple[Tensor, Tensor] = (
+            flow(wide, condition)
+            if params is None
+            else functional_call(flow, dict(params), (wide, condition))
+        )
     return result
 
 
 def nll(
-    flow: CouplingFlow, params: Parameters, x: Tensor, condition: Tensor | None = None
+    flow: CouplingFlow, params: Parameters | None, x: Tensor, condition: Tensor | None = None
 ) -> Tensor:
-    """The loss of every method: NLL of each sample, ``(B, D) -> (B,)``, nats per dimension."""
+    """The loss of every method: NLL of each sample, ``(B, D) -> (B,)``, nats per dimension.
+
+    ``params`` as of ``call``.
+    """
     return standard_normal_nll(*call(flow, params, x, condition))

@@ -15,6 +15,7 @@ from rad_lightning.errors import UserError
 from rad_lightning.flows.coupling import CouplingFlow, latent_norm, standard_normal_nll
 from rad_lightning.flows.scoring import image_scores, position_encoding
 from rad_lightning.flows.whitening import Whitening
+from rad_lightning.threads import each
 
 # Samples that go through the flow at once while scoring: what a CPU core's cache holds, or a GPU.
 CHUNK = {"cpu": 1024, "cuda": 65536}
@@ -86,8 +87,10 @@ class Head(nn.Module):
         valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
         flat = flat.to(self.whitening.mean.dtype)
         scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
-        for rows in valid.split(CHUNK.get(flat.device.type, 8192)):
-            scores[rows] = self.measure(flat[rows], rows % length)
+        if len(valid):
+            parts = valid.split(CHUNK.get(flat.device.type, 8192))
+            found = each(lambda rows: self.measure(flat[rows], rows % length), parts)
+            scores[valid] = torch.cat(found)
         return scores.view(count, views, *self.spec.grid)
 
     @torch.no_grad()

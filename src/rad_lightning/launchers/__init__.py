@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
+from rad_lightning.environ import variable
 from rad_lightning.errors import UserError
 
 # Launcher -> (what it is called, its package, the extra that brings it).
@@ -25,6 +28,16 @@ def prepare_process() -> None:
     """
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method("spawn", force=True)
+
+
+def divided(launcher: object, cells: int) -> AbstractContextManager[None]:
+    """Inside, processes start with their share of the cores, where all ``cells`` run at once on
+    this machine: under submitit_local. joblib, Ray and Slurm divide them themselves."""
+    if getattr(launcher, "_EXECUTOR", None) != "local" or "OMP_NUM_THREADS" in os.environ:
+        return nullcontext()
+    from rad_lightning.threads import cores  # late: torch takes seconds
+
+    return variable("OMP_NUM_THREADS", str(max(1, cores() // cells)))
 
 
 def lacking(name: str) -> str | None:

@@ -99,6 +99,17 @@ class SaveLast(Callback):
         trainer.save_checkpoint(self.path)
 
 
+class Threads(Callback):
+    """Trains with so many threads, also in processes that Lightning starts, which know nothing of
+    what the first one was told."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_fit_start(self, *_: object) -> None:
+        torch.set_num_threads(self.count)
+
+
 class StepBar(Callback):
     """Moves the command's own progress bar."""
 

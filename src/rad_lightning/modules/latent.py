@@ -35,7 +35,7 @@ class LatentFlow(PlainFlow):
     def training_step(self, batch: ImageBatch, _: int) -> Tensor:  # type: ignore[override]
         values, positions = batch
         condition = self.head.condition(positions.flatten())
-        flat = nll(self.head.flow, self.params, values.flatten(0, 1), condition)
+        flat = nll(self.head.flow, None, values.flatten(0, 1), condition)
         losses = flat.view(positions.shape)
         c = self.method.latent
         loss = robust_loss(losses, c.form, self.rate, c.margin, c.weight, c.top_fraction)

@@ -58,7 +58,7 @@ class PlainFlow(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
         samples, positions, *pushed = batch
-        losses = nll(self.head.flow, self.params, samples, self.head.condition(positions))
+        losses = nll(self.head.flow, None, samples, self.head.condition(positions))
         return self.finish_exposed(losses, pushed[0] if pushed else None)
 
     def finish_exposed(
@@ -84,7 +84,7 @@ class PlainFlow(LightningModule):
         assert self.unseen is not None
         samples, positions = self.unseen
         samples, positions = samples.to(losses), positions.to(losses.device)
-        unseen = nll(self.head.flow, self.params, samples, self.head.condition(positions))
+        unseen = nll(self.head.flow, None, samples, self.head.condition(positions))
         return generalisation_gap(losses, unseen)
 
     def finish_step(
@@ -96,11 +96,13 @@ class PlainFlow(LightningModule):
         loss = losses.mean()
         self.log("train/nll", loss if shown is None else shown, prog_bar=True)
         if self.penalty is not None and uncertainty is not None:
-            if self.method.l2.where != "inner":
-                loss = loss + self.penalty(self.params)
-            self.log("train/lambda", self.penalty.strength)
-            with torch.no_grad():
-                self.log("train/weight_penalty", weight_penalty(self.params))
+            outer, strength = self.method.l2.where != "inner", self.penalty.strength
+            with torch.set_grad_enabled(outer):
+                size = weight_penalty(self.params)
+            if outer:
+                loss = loss + strength * size
+            self.log("train/lambda", strength)
+            self.log("train/weight_penalty", size.detach())
             self.penalty.update(uncertainty)
             self.log("train/uncertainty", self.penalty.uncertainty)
         return loss

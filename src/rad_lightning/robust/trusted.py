@@ -6,6 +6,7 @@ physical part (a group) never vouch for each other, and share a verdict where th
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from torch.func import functional_call, stack_module_state, vmap
 from rad_lightning.flows.coupling import standard_normal_nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.robust.exposure import hinge
+from rad_lightning.threads import each
 
 SCORED = 64  # images whose samples are scored at once
+SCORED_SAMPLES = 1024  # of them in one piece: what a core's cache holds
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 
 
@@ -251,10 +254,19 @@ class OutOfFold:
         flat = samples.flatten(0, 2)
         found = torch.full((len(flat),), torch.nan)
         valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
-        for rows in torch.split(valid, 8192):
+        # A flow of their own: functional_call puts parameters into a module while it runs, which
+        # several threads cannot do to one.
+        flow = copy.deepcopy(head.flow)
+        for name, value in params.items():
+            flow.get_parameter(name).copy_(value)
+
+        def scored(rows: Tensor) -> Tensor:
             x, condition = flat[rows].to(device).float(), head.condition((rows % length).to(device))
-            nll = standard_normal_nll(*functional_call(head.flow, params, (x, condition)))
-            found[rows] = nll.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
+            nll = standard_normal_nll(*flow(x, condition))
+            return nll.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
+
+        if len(valid):
+            found[valid] = torch.cat(each(scored, torch.split(valid, SCORED_SAMPLES)))
         return found.view(samples.shape[:3])
 
 

@@ -19,6 +19,7 @@ from rad_lightning.fit import build_head
 from rad_lightning.flows.coupling import nll
 from rad_lightning.progress import Progress, duration
 from rad_lightning.runs import PLAN, RESULT, RunDirectory, write_text
+from rad_lightning.threads import flow_threads, limited, torch_threads
 
 PLAN_VERSION = 1
 TIMED_STEPS = 5
@@ -193,11 +194,12 @@ def _timed(item: Planned) -> float:
     positions = torch.zeros(len(samples), dtype=torch.long)
     params = dict(head.flow.named_parameters())
     seconds = []
-    for _ in range(TIMED_STEPS):
-        started = time.perf_counter()
-        loss = nll(head.flow, params, samples, head.condition(positions)).mean()
-        torch.autograd.grad(loss, list(params.values()))
-        seconds.append(time.perf_counter() - started)
+    with limited(cfg.trainer.threads), torch_threads(flow_threads(len(samples), cfg.head.hidden)):
+        for _ in range(TIMED_STEPS):
+            started = time.perf_counter()
+            loss = nll(head.flow, params, samples, head.condition(positions)).mean()
+            torch.autograd.grad(loss, list(params.values()))
+            seconds.append(time.perf_counter() - started)
     return min(seconds) * cfg.method.steps + OVERHEAD  # the first one warms up
 
 

@@ -17,6 +17,7 @@ from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
 from rad_lightning.features.extract import FeatureSpec, extract, place
 from rad_lightning.progress import Progress
+from support import HANG
 
 SPEC = FeatureSpec("patch", (32, 32), "stretch", ("identity", "hflip"))
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_who_waited_at_the_lock_finds_everything_done(
 def child(paths: list[Path], store: Path, start: Any, answers: Any) -> None:
     torch.set_num_threads(1)
     backbone = demo()
-    start.wait(60)
+    start.wait(HANG)
     found = featurise(paths, backbone, store, batch_size=1)
     answers.put((found.computed, found.read(range(len(paths))).sum().item()))
 
@@ -241,15 +242,17 @@ def test_two_processes_at_once_compute_each_image_once(
 ) -> None:
     context = mp.get_context("spawn")
     start, answers = context.Barrier(2), context.Queue()
-    worker = context.Process(target=child, args=(images, tmp_path / "store", start, answers))
+    worker = context.Process(
+        target=child, args=(images, tmp_path / "store", start, answers), daemon=True
+    )
     worker.start()
-    start.wait(60)
+    start.wait(HANG)
     try:
         here = featurise(images, backbone, tmp_path / "store", batch_size=1)
     finally:
-        worker.join(60)
+        worker.join(HANG)
     assert worker.exitcode == 0
-    computed, total = answers.get(timeout=5)
+    computed, total = answers.get(timeout=HANG)
     assert computed + here.computed == 5
     assert total == here.read(range(5)).sum().item()
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from rad_lightning.threads import cores
+from rad_lightning.common.threads import cores
 
 QUIET = ("logger=csv", "progress=false")
 CELL = (*QUIET, "cache.enabled=false")
@@ -85,8 +85,8 @@ def compare(name: str, settings: Sequence[str], repeats: int, cache: Path) -> No
 def flows() -> None:
     import torch
 
+    from rad_lightning.common.threads import torch_threads
     from rad_lightning.flows.coupling import CouplingFlow, nll
-    from rad_lightning.threads import torch_threads
 
     print(f"{'samples':>8}{'hidden':>8}{'1 thread':>10}{f'{cores()} threads':>11}{'gain':>7}  ms")
     for samples, hidden in FLOWS:

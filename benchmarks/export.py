@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from rad_lightning.cli import main as command
+from rad_lightning.commands.export import compare, export, images_to_compare
 from rad_lightning.config import ExportConfig
 from rad_lightning.data.find import find_images
-from rad_lightning.detector import batch, bring
-from rad_lightning.engines import Engine, OnnxEngine, TorchEngine, open_run
-from rad_lightning.export import compare, export, images_to_compare
+from rad_lightning.inference.backends import Engine, OnnxEngine, TorchEngine, open_run
+from rad_lightning.inference.detector import batch, bring
 
 BATCHES, ROUNDS, PER_ROUND = (1, 8), 7, 16
 

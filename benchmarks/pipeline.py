@@ -16,16 +16,16 @@ from pathlib import Path
 
 import torch
 
+from rad_lightning.common.progress import Progress
 from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
 from rad_lightning.data.splits import file_hashes
 from rad_lightning.data.synthetic import generate
 from rad_lightning.features.backbone import UNTRAINED, FrozenBackbone
 from rad_lightning.features.cache import compute_features
 from rad_lightning.features.extract import FeatureSpec
-from rad_lightning.fit import build_head, embed, fit, fit_whitening
 from rad_lightning.flows.coupling import nll
-from rad_lightning.methods import Training, build_method
-from rad_lightning.progress import Progress
+from rad_lightning.methods.build import Training, build_method
+from rad_lightning.training.trainer import build_head, embed, fit, fit_whitening
 
 SIZE, BATCH, STEPS = (256, 256), 16, 100
 QUIET = Progress(quiet=True)

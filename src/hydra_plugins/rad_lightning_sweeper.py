@@ -17,8 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import TrainConfig, to_typed
-from rad_lightning.errors import UserError
 from rad_lightning.launchers import divided
 
 ALL = "data.category=all"

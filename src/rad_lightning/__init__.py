@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")  # the same for Intel's OpenMP
 
 if TYPE_CHECKING:
-    from rad_lightning.detector import Detector
+    from rad_lightning.inference.detector import Detector
 
 __all__ = ["Detector"]
 __version__ = "0.1.0"
@@ -19,5 +19,5 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Imported when first asked for: it brings torch, which the command line need not wait for."""
     if name == "Detector":
-        return import_module("rad_lightning.detector").Detector
+        return import_module("rad_lightning.inference.detector").Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rad_lightning import launchers
+from rad_lightning.common.environ import variable
+from rad_lightning.common.errors import CellsFailedError, UserError
 from rad_lightning.config import conf_dir, register_schemas, to_typed
-from rad_lightning.environ import variable
-from rad_lightning.errors import CellsFailedError, UserError
 
-# Each command is the function of the same name in the module of the same name.
+# Each command is the function of its name in the module of its name in rad_lightning.commands.
 COMMANDS = ("train", "predict", "export", "audit", "prepare", "report", "tune", "dashboards")
 RESUMED = ("train", "tune")  # those that go on where they were interrupted
 
@@ -125,7 +125,7 @@ def dispatch(arguments: list[str]) -> None:
             return
         # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
         try:
-            function(command, command)(to_typed(cfg))
+            function(f"commands.{command}", command)(to_typed(cfg))
         except (UserError, OmegaConfBaseException) as error:
             mistakes.append(one_line(error))
         except OSError as error:

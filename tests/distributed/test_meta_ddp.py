@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor
 
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import (
     BackboneConfig,
     DataConfig,
@@ -31,7 +33,6 @@ from rad_lightning.config import (
     TrainerConfig,
 )
 from rad_lightning.data.datamodule import Batches, Steps
-from rad_lightning.fit import fit
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.meta.tasks import (
     Bank,
@@ -41,9 +42,8 @@ from rad_lightning.meta.tasks import (
     Samples,
     TaskSource,
 )
-from rad_lightning.modules.rad import RadFlow
-from rad_lightning.progress import Progress
-from rad_lightning.randomness import stream_seed
+from rad_lightning.methods.bilevel import RadFlow
+from rad_lightning.training.trainer import fit
 
 pytestmark = pytest.mark.slow
 STEPS, TASKS, SIZE, SEED = 5, 4, 96, 3

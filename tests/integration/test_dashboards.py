@@ -70,7 +70,7 @@ def test_what_cannot_be_is_one_line(
 def test_without_the_extra_it_says_what_to_install(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("rad_lightning.dashboards", "rad_lightning.tracking.dashboards"):
+    for name in ("rad_lightning.commands.dashboards", "rad_lightning.tracking.dashboards"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)

@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rad_lightning import Detector, export
+from rad_lightning import Detector
 from rad_lightning.cli import main
-from rad_lightning.detector import batch, bring
+from rad_lightning.commands import export
+from rad_lightning.inference.detector import batch, bring
 from support import SMALL
 
 pytestmark = pytest.mark.slow

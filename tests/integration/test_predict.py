@@ -18,7 +18,7 @@ from PIL import Image
 
 from rad_lightning import Detector
 from rad_lightning.cli import main
-from rad_lightning.detector import Detector as DetectorClass
+from rad_lightning.inference.detector import Detector as DetectorClass
 from support import HANG, SMALL, SMALL_SYNTHETIC, WEIGHTS
 
 pytestmark = pytest.mark.slow

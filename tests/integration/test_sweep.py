@@ -15,8 +15,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from rad_lightning import cell, train
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
+from rad_lightning.training import job
+from rad_lightning.training import run as training_run
 from support import HANG, SMALL, SMALL_SYNTHETIC, started
 
 pytestmark = pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_changed_setting_is_a_new_cell(cli: Cli) -> None:
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = train.fit
+    whole = training_run.fit
 
     def breaks_on_noise(head: Any, samples: Any, held: Any, cfg: Any, *rest: Any) -> Any:
         if cfg.noise.ratio and cfg.method.name == "plain":
@@ -111,7 +112,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
         return whole(head, samples, held, cfg, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", breaks_on_noise)
+        patch.setattr(training_run, "fit", breaks_on_noise)
         assert cli(*SWEEP, *GRID) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
@@ -144,7 +145,7 @@ def test_an_impossible_level_is_named_before_the_others_run(
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = train.fit
+    whole = training_run.fit
 
     def stops_at_the_oracle(head: Any, samples: Any, held: Any, cfg: Any, *rest: Any) -> Any:
         if cfg.method.name == "oracle_clean":
@@ -152,7 +153,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
         return whole(head, samples, held, cfg, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", stops_at_the_oracle)
+        patch.setattr(training_run, "fit", stops_at_the_oracle)
         assert cli(*SWEEP, "noise.ratio=0.5", "method=plain,oracle_clean") == 130
     assert "interrupted with 1 cells to go" in capsys.readouterr().out
     before = stamps()
@@ -249,7 +250,7 @@ def test_weights_that_cannot_be_had_are_asked_for_once(
         asked.append(arguments)
         raise UserError("the hub does not answer")
 
-    monkeypatch.setattr(cell, "FrozenBackbone", no_network)
+    monkeypatch.setattr(job, "FrozenBackbone", no_network)
     assert cli(*SWEEP, "seed=0,1,2") == 2
     assert len(asked) == 1
     assert capsys.readouterr().err == "error: the hub does not answer\n"

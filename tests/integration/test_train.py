@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from rad_lightning import fit
+from rad_lightning.training.callbacks import StepBar
 from support import SMALL, SMALL_SYNTHETIC
 
 Cli = Callable[..., int]
@@ -86,12 +86,12 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(
     settings = (*SMALL_SYNTHETIC, "trainer.checkpoint_every=2")
     assert cli(*settings, "output=whole") == 0
 
-    def stop_at_step_4(self: fit.StepBar, trainer: Any, *_: object) -> None:
+    def stop_at_step_4(self: StepBar, trainer: Any, *_: object) -> None:
         if trainer.global_step == 4:
             raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(fit.StepBar, "on_train_batch_end", stop_at_step_4)
+        patch.setattr(StepBar, "on_train_batch_end", stop_at_step_4)
         cli(*settings, "output=cut")
     cut = only_run(Path("cut"))
     assert not (cut / "result.json").exists()

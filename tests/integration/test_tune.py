@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from rad_lightning import tune
-from rad_lightning.cell import Cell
+from rad_lightning.commands import tune
+from rad_lightning.training.job import Cell
 from support import SMALL, SMALL_SYNTHETIC
 
 pytestmark = pytest.mark.slow
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_study_is_one_line(cli: Cli, capsys: pytest.CaptureFix
 def test_without_optuna_it_says_what_to_install(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "rad_lightning.tune")
+    monkeypatch.delitem(sys.modules, "rad_lightning.commands.tune")
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert cli(*TUNE) == 2
     assert capsys.readouterr().err.strip() == (

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from rad_lightning import train
 from rad_lightning.tracking.wandb import log_curves
+from rad_lightning.training import run as training_run
 from support import HANG, SMALL_SYNTHETIC, command, nobody
 
 pytestmark = pytest.mark.slow
@@ -182,7 +182,7 @@ def test_a_failed_training_is_a_finished_run_marked_as_failed(
         raise RuntimeError("no memory left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", broken)
+        patch.setattr(training_run, "fit", broken)
         assert cli("-m", *QUICK, "seed=0,1", "output=out") == 1
     runs = sorted(Path("out").glob("*-seed*"))
     assert [read(r)["exit"] for r in runs] == [1, 1]
@@ -193,16 +193,16 @@ def test_a_failed_training_is_a_finished_run_marked_as_failed(
 def test_an_interrupted_training_is_one_run_with_the_whole_curve(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rad_lightning import fit
+    from rad_lightning.training.callbacks import StepBar
 
     settings = (*QUICK, "trainer.checkpoint_every=2")
 
-    def stop_at_step_4(self: fit.StepBar, trainer: Any, *_: object) -> None:
+    def stop_at_step_4(self: StepBar, trainer: Any, *_: object) -> None:
         if trainer.global_step == 4:
             raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(fit.StepBar, "on_train_batch_end", stop_at_step_4)
+        patch.setattr(StepBar, "on_train_batch_end", stop_at_step_4)
         cli(*settings)
     assert cli(*settings) == 0
     (run,) = Path("outputs/runs").iterdir()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hydra import compose, initialize_config_dir
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import (
     TrainConfig,
     conf_dir,
@@ -15,7 +16,6 @@ from rad_lightning.config import (
     register_schemas,
     to_typed,
 )
-from rad_lightning.errors import UserError
 
 
 def composed(*overrides: str, name: str = "train") -> TrainConfig:

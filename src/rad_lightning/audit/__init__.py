@@ -3,9 +3,5 @@
 - ``source``: which images are judged, of a dataset or of a finished run
 - ``ranking``: the ranking, where it is cut, and how good it is where the truth is known
 - ``evidence``: what an image has that the trusted ones have not, and the nearest of those
-- ``page``, ``command``: what is shown and written
+- ``page``: what is shown
 """
-
-from rad_lightning.audit.command import audit
-
-__all__ = ["audit"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from rad_lightning.common.randomness import stream_seed
 from rad_lightning.evaluation.overlays import colour_range
-from rad_lightning.randomness import stream_seed
 from rad_lightning.robust.memories import nearest
 
 MEMORY = 20_000  # trusted samples: the map of an image takes a tenth of a second on a CPU

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.evaluation.metrics import auroc
 from rad_lightning.robust.trusted import Contamination
 

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # OmegaConf's reader raises it
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import AuditConfig, NoiseConfig, TrainConfig, to_typed
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.samples import ANOMALOUS
 from rad_lightning.data.splits import Roles
-from rad_lightning.errors import UserError
 
 # With run=DIR the images and their features are the run's. What may be said beside it is where
 # things lie now, and how the images are ranked.

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config.fields import faults, number_fields, number_types, replaced, setting
 from rad_lightning.config.method import L2Config, MethodConfig
 from rad_lightning.config.run import CacheConfig, DataConfig, HeadConfig, TrainConfig
-from rad_lightning.errors import UserError
 
 
 @dataclass

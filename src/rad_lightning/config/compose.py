@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config.commands import (
     AuditConfig,
     DashboardsConfig,
@@ -31,7 +32,6 @@ from rad_lightning.config.run import (
     TrainConfig,
     TrainerConfig,
 )
-from rad_lightning.errors import UserError
 
 
 @dataclass

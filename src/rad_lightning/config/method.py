@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config.fields import setting
-from rad_lightning.errors import UserError
 
 UNCERTAINTIES = (
     "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",

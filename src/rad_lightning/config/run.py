@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config.fields import setting
 from rad_lightning.config.method import MethodConfig
-from rad_lightning.errors import UserError
 
 VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
 

@@ -10,7 +10,7 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 
 GIB = 1024**3
 # small archives of empty masks shrink a great deal: the ratio says nothing below this size

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from rad_lightning.randomness import stream_seed
+from rad_lightning.common.randomness import stream_seed
 
 
 class Batches(Protocol):

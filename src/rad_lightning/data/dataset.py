@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import DataConfig, NoiseConfig
 from rad_lightning.data.layouts import read_layout
 from rad_lightning.data.layouts.mvtec import list_categories
@@ -21,7 +22,6 @@ from rad_lightning.data.splits import (
     split_table,
 )
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
-from rad_lightning.errors import UserError
 
 NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share
 

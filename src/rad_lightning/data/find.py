@@ -6,8 +6,8 @@ import glob
 import os
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.common import images_below
-from rad_lightning.errors import UserError
 
 
 def find_images(given: str, skip: Path | None = None) -> tuple[list[Path], Path]:

@@ -16,11 +16,11 @@ from zlib import crc32
 
 import numpy as np
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import NoiseConfig
 from rad_lightning.data.pseudo import KINDS, made_path, parse_made
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
 from rad_lightning.data.splits import Roles
-from rad_lightning.errors import UserError
 
 TRAINING = "training images"
 

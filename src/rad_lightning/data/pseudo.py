@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.randomness import stream_seed
 from rad_lightning.data.images import ImageArray, MaskArray, load_image
-from rad_lightning.errors import UserError
-from rad_lightning.randomness import stream_seed
 
 __all__ = ["KINDS", "cutpaste", "made_path", "make", "parse_made", "perlin_blend", "write_made"]
 

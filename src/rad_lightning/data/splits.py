@@ -16,8 +16,8 @@ from zlib import crc32
 
 import numpy as np
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
-from rad_lightning.errors import UserError
 
 
 class Roles:

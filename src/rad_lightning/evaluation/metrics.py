@@ -18,7 +18,7 @@ from torchmetrics.classification import (
     BinaryPrecisionRecallCurve,
 )
 
-from rad_lightning.errors import DivergedError
+from rad_lightning.common.errors import DivergedError
 
 Metrics = dict[str, float]
 PRO_LIMIT = 0.3  # the false-positive rate up to which AUPRO integrates (Bergmann et al., IJCV 2021)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from rad_lightning.progress import Progress
+from rad_lightning.common.progress import Progress
 
 SHOWN = {
     "image_auroc": "image AUROC",

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 
 UNTRAINED, HUB = "untrained", "hub"
 UNTRAINED_SEED = 0  # one fixed demo backbone, whatever the seed of the run

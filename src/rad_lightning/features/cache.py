@@ -20,14 +20,14 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import write_text
+from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import digest
 from rad_lightning.data.images import BadImage, load_image
-from rad_lightning.errors import UserError
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.extract import FeatureSpec, extract, place
-from rad_lightning.progress import Progress
-from rad_lightning.runs import write_text
-from rad_lightning.threads import cores, torch_threads
 
 VERSION = 1  # raise it when the same settings would give other features
 MOST_LOADERS = 8  # threads that decode images

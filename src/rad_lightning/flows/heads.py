@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.threads import each
 from rad_lightning.flows.coupling import CouplingFlow, latent_norm, standard_normal_nll
 from rad_lightning.flows.scoring import image_scores, position_encoding
 from rad_lightning.flows.whitening import Whitening
-from rad_lightning.threads import each
 
 # Samples that go through the flow at once while scoring: what a CPU core's cache holds, or a GPU.
 CHUNK = {"cpu": 1024, "cuda": 65536}

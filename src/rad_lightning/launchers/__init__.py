@@ -9,8 +9,8 @@ import shutil
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
-from rad_lightning.environ import variable
-from rad_lightning.errors import UserError
+from rad_lightning.common.environ import variable
+from rad_lightning.common.errors import UserError
 
 # Launcher -> (what it is called, its package, the extra that brings it).
 NEEDS = {
@@ -35,7 +35,7 @@ def divided(launcher: object, cells: int) -> AbstractContextManager[None]:
     this machine: under submitit_local. joblib, Ray and Slurm divide them themselves."""
     if getattr(launcher, "_EXECUTOR", None) != "local" or "OMP_NUM_THREADS" in os.environ:
         return nullcontext()
-    from rad_lightning.threads import cores  # late: torch takes seconds
+    from rad_lightning.common.threads import cores  # late: torch takes seconds
 
     return variable("OMP_NUM_THREADS", str(max(1, cores() // cells)))
 

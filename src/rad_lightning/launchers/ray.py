@@ -25,7 +25,7 @@ from hydra.core.utils import (
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf, open_dict
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 
 STORE_BYTES = 100 * 2**20  # Ray would set a third of the memory aside; cells exchange no data
 

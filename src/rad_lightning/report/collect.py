@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.runs import FAILURE, PLAN, RESULT
 from rad_lightning.report.results import Run, mapping, parse_run, read_json
-from rad_lightning.runs import FAILURE, PLAN, RESULT
 
 UNABLE = "cannot run"  # the kind of a cell that the plan itself refuses
 # Lower end first, upper end last: a table then reads from worst to best.

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.evaluation.summary import SHOWN
 from rad_lightning.report.collect import Series, Sweep
 from rad_lightning.report.noise import Level, noise_levels

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from rad_lightning.randomness import stream_seed
+from rad_lightning.common.randomness import stream_seed
 
 Array = NDArray[np.float64]
 RESAMPLES = 10_000

@@ -16,10 +16,10 @@ import torch
 from torch import Generator, Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
+from rad_lightning.common.threads import each
 from rad_lightning.flows.coupling import standard_normal_nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.robust.exposure import hinge
-from rad_lightning.threads import each
 
 SCORED = 64  # images whose samples are scored at once
 SCORED_SAMPLES = 1024  # of them in one piece: what a core's cache holds

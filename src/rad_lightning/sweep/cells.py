@@ -6,12 +6,12 @@ import json
 import traceback
 from typing import Any
 
-from rad_lightning.cell import Cell, Shared, open_cell
+from rad_lightning.common.errors import BusyError, UserError
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import FAILURE, RunDirectory
 from rad_lightning.config import TrainConfig
-from rad_lightning.errors import BusyError, UserError
-from rad_lightning.progress import Progress
-from rad_lightning.runs import FAILURE, RunDirectory
-from rad_lightning.train import train_cell
+from rad_lightning.training.job import Cell, Shared, open_cell
+from rad_lightning.training.run import train_cell
 
 # What the cells of this process share. A process that outlives a sweep forgets it with `forget`.
 _shared = Shared()

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from rad_lightning.cell import Cell, Shared, open_cell
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.progress import Progress, duration
+from rad_lightning.common.runs import PLAN, RESULT, RunDirectory, write_text
+from rad_lightning.common.threads import flow_threads, limited, torch_threads
 from rad_lightning.config import TrainConfig, digest, number_fields
-from rad_lightning.errors import UserError
-from rad_lightning.fit import build_head
 from rad_lightning.flows.coupling import nll
-from rad_lightning.progress import Progress, duration
-from rad_lightning.runs import PLAN, RESULT, RunDirectory, write_text
-from rad_lightning.threads import flow_threads, limited, torch_threads
+from rad_lightning.training.job import Cell, Shared, open_cell
+from rad_lightning.training.trainer import build_head
 
 PLAN_VERSION = 1
 TIMED_STEPS = 5

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rad_lightning.common.errors import CellsFailedError, UserError
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import FAILURE
 from rad_lightning.config import TrainConfig
-from rad_lightning.errors import CellsFailedError, UserError
-from rad_lightning.progress import Progress
 from rad_lightning.report import write_report
-from rad_lightning.runs import FAILURE
 from rad_lightning.sweep.cells import failure_of, forget, write_failure
 from rad_lightning.sweep.plan import Planned, announce, make_plan, write_plan
 from rad_lightning.sweep.watch import Watch

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from threading import Event, Thread
 from types import TracebackType
 
-from rad_lightning.progress import Progress, duration
+from rad_lightning.common.progress import Progress, duration
 from rad_lightning.sweep.cells import failure_of
 from rad_lightning.sweep.plan import Planned
 

@@ -20,7 +20,7 @@ import numpy as np
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
-from rad_lightning.runs import RunDirectory
+from rad_lightning.common.runs import RunDirectory
 
 FILES = ("config.yaml", "manifest.csv", "scores.csv", "suspects.csv")
 FACTS = ("dataset", "category", "backbone", "head", "method", "seed")

@@ -15,7 +15,7 @@ from typing import Any
 
 import wandb
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.tracking.charts import CHARTS, COLUMNS, Chart
 
 try:

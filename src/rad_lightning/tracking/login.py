@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 import wandb
 from wandb.errors import UsageError
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 
 
 def login_problem() -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import wandb
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.tracking.login import default_entity, login_problem
 
 

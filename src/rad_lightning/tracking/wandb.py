@@ -19,10 +19,10 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from rad_lightning.common.environ import variable
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig
-from rad_lightning.environ import variable
-from rad_lightning.errors import UserError
-from rad_lightning.runs import RunDirectory
 from rad_lightning.tracking.login import login_problem
 
 

@@ -16,7 +16,7 @@ from rad_lightning.audit.ranking import (
     precision_at,
     rank,
 )
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.robust.trusted import Contamination
 
 QUARTER = Contamination(0.25, 0.1, 0.4)

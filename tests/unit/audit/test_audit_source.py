@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from rad_lightning.audit.source import cleaned_roles, judged, key_of, only
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import NoiseConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.noise import describe
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 from rad_lightning.data.splits import Roles
-from rad_lightning.errors import UserError
 
 ROWS = [
     ("a", NORMAL, Roles.TRAIN),

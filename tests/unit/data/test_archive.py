@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.archive import unpack
-from rad_lightning.errors import UserError
 
 FILES = {"set/a.txt": b"a", "set/deep/b.txt": b"b" * 1000}
 

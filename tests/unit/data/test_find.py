@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.find import find_images
-from rad_lightning.errors import UserError
 
 
 @pytest.fixture

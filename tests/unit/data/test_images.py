@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import (
     BadImage,
     load_image,
@@ -14,7 +15,6 @@ from rad_lightning.data.images import (
     resize_image,
     resize_mask,
 )
-from rad_lightning.errors import UserError
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts import MVTEC_CATEGORIES, READERS, read_layout
 from rad_lightning.data.layouts.folder import read_folder
 from rad_lightning.data.layouts.kolektor import read_ksdd, read_ksdd2
@@ -12,7 +13,6 @@ from rad_lightning.data.layouts.mvtec import read_mvtec
 from rad_lightning.data.layouts.table_csv import read_csv
 from rad_lightning.data.samples import SampleTable
 from rad_lightning.data.splits import Roles, split_table
-from rad_lightning.errors import UserError
 
 Write = Callable[..., Path]
 Shared = Callable[[str], Path]

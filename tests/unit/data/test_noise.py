@@ -11,11 +11,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import NoiseConfig
 from rad_lightning.data.noise import Contamination, inject
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import Roles, split_table
-from rad_lightning.errors import UserError
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.samples import Sample, SampleTable
 from rad_lightning.data.splits import (
     Roles,
@@ -16,7 +17,6 @@ from rad_lightning.data.splits import (
     split_table,
     write_manifest,
 )
-from rad_lightning.errors import UserError
 
 
 def table(rows: list[tuple[int, str, str, str]]) -> SampleTable:

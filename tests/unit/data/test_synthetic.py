@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import load_image, load_mask
 from rad_lightning.data.layouts import read_mvtec
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, SYNTHETIC_DEFECTS, generate
 from rad_lightning.data.synthetic.defects import DEFECTS
 from rad_lightning.data.synthetic.surfaces import SURFACES
-from rad_lightning.errors import UserError
 
 SMALL = {"size": 48, "train": 3, "test_normal": 2, "test_per_defect": 2}
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.features.backbone import FrozenBackbone
 
 TINY = "test_resnet"

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.progress import Progress
 from rad_lightning.features import cache
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
 from rad_lightning.features.extract import FeatureSpec, extract, place
-from rad_lightning.progress import Progress
 from support import HANG
 
 SPEC = FeatureSpec("patch", (32, 32), "stretch", ("identity", "hflip"))

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.flows import heads
 from rad_lightning.flows.heads import Head, HeadSpec
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import (
     BackboneConfig,
     DataConfig,
@@ -14,7 +15,6 @@ from rad_lightning.config import (
     TrainConfig,
     number_fields,
 )
-from rad_lightning.errors import UserError
 from rad_lightning.report.collect import read_sweep
 from rad_lightning.report.results import flatten, silent_keys
 

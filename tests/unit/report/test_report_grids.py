@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rad_lightning.errors import UserError
+from rad_lightning.common.errors import UserError
 from rad_lightning.report.collect import read_sweep
 from rad_lightning.report.grids import Analysis, Cell, Grid, analyse
 

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from rad_lightning.commands.report import report
+from rad_lightning.common.errors import UserError
 from rad_lightning.config import ReportConfig
-from rad_lightning.errors import UserError
-from rad_lightning.report import report, write_report
-from rad_lightning.report.command import look
+from rad_lightning.report import write_report
+from rad_lightning.report.files import load
 from rad_lightning.report.page import LARGEST_PICTURE, SHOWN_WORST
 from rad_lightning.report.page import page as render_page
 
@@ -49,7 +50,7 @@ class Reader(HTMLParser):
 
 
 def page(fake) -> Reader:
-    return Reader(render_page(*look(fake.folder, "image_auroc")))
+    return Reader(render_page(*load(fake.folder, "image_auroc")))
 
 
 def picture(file: str, path: str, margin: float, **more: Any) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def thumbnail(file: Path, shade: int = 90) -> None:
 
 
 def test_the_page_loads_nothing(full) -> None:
-    raw = render_page(*look(full.folder, "image_auroc"))
+    raw = render_page(*load(full.folder, "image_auroc"))
     found = Reader(raw)
     for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
         assert not [v for v in found.attributes(name) if not v.startswith(("#", "data:"))]
@@ -183,7 +184,7 @@ def test_the_page_says_how_to_do_it_again(full) -> None:
 
 
 def test_ink_follows_the_page_and_colours_its_palette(full) -> None:
-    raw = render_page(*look(full.folder, "image_auroc"))
+    raw = render_page(*load(full.folder, "image_auroc"))
     drawings = "".join(re.findall(r"<svg.*?</svg>", raw, flags=re.S))
     assert "currentColor" in drawings and "var(--c1)" in drawings
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawings)) <= {"#ffffff"}

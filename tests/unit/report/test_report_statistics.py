@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rad_lightning.randomness import stream_seed
+from rad_lightning.common.randomness import stream_seed
 from rad_lightning.report.statistics import (
     RESAMPLES,
     Array,

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from rad_lightning.report.collect import read_sweep
-from rad_lightning.report.command import look, texts
+from rad_lightning.report.files import load, texts
 from rad_lightning.report.grids import Cell, analyse
 from rad_lightning.report.statistics import Estimate
 from rad_lightning.report.tables import cells_csv, latex, markdown, number, tex, text, to_csv
 
 
 def written(folder: Path) -> dict[str, str]:
-    return texts(*look(folder, "image_auroc"))
+    return texts(*load(folder, "image_auroc"))
 
 
 def rows(content: str) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rad_lightning.report.collect import read_sweep
-from rad_lightning.report.command import look, texts
+from rad_lightning.report.files import load, texts
 from rad_lightning.report.page import page
 from rad_lightning.report.plots import RAMP, shade, trajectories
 from rad_lightning.report.uncertainty import uncertainty_of
@@ -28,7 +28,7 @@ def found(fake):
 
 
 def test_results_without_uncertainty_are_read_and_have_no_section(full) -> None:
-    sweep, analysis = look(full.folder, "image_auroc")
+    sweep, analysis = load(full.folder, "image_auroc")
     assert found(full).readings == () and trajectories(found(full)) == []
     files = texts(sweep, analysis)
     assert "Uncertainty" not in files["table.md"]
@@ -60,7 +60,7 @@ def test_a_level_that_lacks_a_category_says_so(fake) -> None:
         rad(fake, 0.5 + seed / 10, seed=seed, ratio=0.4)
     (reading,) = found(fake).readings
     assert [cell.missing for cell in reading.cells] == [(), ("mesh",)]
-    content = texts(*look(fake.folder, "image_auroc"))["table.md"]
+    content = texts(*load(fake.folder, "image_auroc"))["table.md"]
     assert "| rad | 0.20 [0.20, 0.20] | 0.55* [0.50, 0.60] | 0.98 | 0.0" in content
 
 
@@ -72,13 +72,13 @@ def test_the_correlation_is_with_the_noise_that_was_achieved(fake) -> None:
     (reading,) = found(fake).readings
     assert reading.correlation.value == pytest.approx(-1)
     assert reading.correlation.p < 0.001 and reading.correlation.n == 12
-    assert "−1.00" in page(*look(fake.folder, "image_auroc"))
+    assert "−1.00" in page(*load(fake.folder, "image_auroc"))
 
 
 def test_equal_noise_has_no_correlation(fake) -> None:
     for seed in range(3):
         rad(fake, 0.1 * seed, seed=seed)
-    sweep, analysis = look(fake.folder, "image_auroc")
+    sweep, analysis = load(fake.folder, "image_auroc")
     assert found(fake).readings[0].correlation.value is None
     assert texts(sweep, analysis)["table.md"].count("| – | – | 3 |") == 1
     assert 'id="uncertainty"' in page(sweep, analysis)
@@ -97,7 +97,7 @@ def test_torn_curves_cost_the_curves_and_not_the_run(fake, curves: object) -> No
     rad(fake, 0.4, curves=curves)
     (reading,) = found(fake).readings
     assert reading.lines == () and reading.cells[0].estimate.mean == 0.4
-    assert 'id="uncertainty"' in page(*look(fake.folder, "image_auroc"))
+    assert 'id="uncertainty"' in page(*load(fake.folder, "image_auroc"))
 
 
 @pytest.mark.parametrize("value", ["0.4", None, [1], float("nan")])
@@ -118,7 +118,7 @@ def test_a_log_with_holes_is_averaged_with_the_whole_ones(fake) -> None:
 def test_every_run_with_uncertainty_is_in_the_csv(fake) -> None:
     rad(fake, 0.25, strength=0.125, ratio=0.2, seed=3)
     fake.run(method="plain")
-    content = texts(*look(fake.folder, "image_auroc"))["uncertainty.csv"]
+    content = texts(*load(fake.folder, "image_auroc"))["uncertainty.csv"]
     assert list(csv.DictReader(StringIO(content))) == [
         {"series": "rad", "category": "gear", "seed": "3", "ratio": "0.2", "achieved": "0.2",
          "uncertainty": "0.25", "lambda": "0.125"}

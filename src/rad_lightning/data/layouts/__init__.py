@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.folder import read_folder
 from rad_lightning.data.layouts.kolektor import read_ksdd, read_ksdd2
 from rad_lightning.data.layouts.mtd import read_mtd
 from rad_lightning.data.layouts.mvtec import MVTEC_CATEGORIES, read_mvtec
 from rad_lightning.data.layouts.table_csv import read_csv
 from rad_lightning.data.samples import SampleTable
-from rad_lightning.errors import UserError
 
 __all__ = [
     "MVTEC_CATEGORIES",

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import IMAGE_SUFFIXES
 from rad_lightning.data.samples import Sample, SampleTable
-from rad_lightning.errors import UserError
 
 T = TypeVar("T")
 

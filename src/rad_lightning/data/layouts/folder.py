@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.common import (
     ANOMALOUS_WORDS,
     NORMAL_WORDS,
@@ -23,7 +24,6 @@ from rad_lightning.data.samples import (
     Sample,
     SampleTable,
 )
-from rad_lightning.errors import UserError
 
 LAYOUT = (
     "images (png, jpg, bmp, tif, webp) in <root>, or sorted into <root>/good and <root>/bad, "

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import mask_has_defect
 from rad_lightning.data.layouts.common import (
     build_table,
@@ -18,7 +19,6 @@ from rad_lightning.data.layouts.common import (
     threaded,
 )
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
-from rad_lightning.errors import UserError
 
 KSDD2_LAYOUT = "the KolektorSDD2 layout <root>/train and <root>/test with NNNNN.png, NNNNN_GT.png"
 KSDD_LAYOUT = "the KolektorSDD layout <root>/kosNN/PartM.jpg with PartM_label.bmp"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.common import (
     build_table,
     folders,
@@ -16,7 +17,6 @@ from rad_lightning.data.layouts.common import (
     require_root,
 )
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
-from rad_lightning.errors import UserError
 
 LAYOUT = "the MTD layout <root>/MT_*/Imgs/expN_num_M.jpg with masks expN_num_M.png"
 TILES = "tiles.csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.common import (
     build_table,
     folders,
@@ -13,7 +14,6 @@ from rad_lightning.data.layouts.common import (
     require_root,
 )
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
-from rad_lightning.errors import UserError
 
 MVTEC_CATEGORIES = (
     "bottle",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from csv import DictReader, Error
 from pathlib import Path
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.common import (
     ANOMALOUS_WORDS,
     NORMAL_WORDS,
@@ -21,7 +22,6 @@ from rad_lightning.data.samples import (
     Sample,
     SampleTable,
 )
-from rad_lightning.errors import UserError
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "category", "defect_type", "group", "mask_path")

@@ -11,10 +11,10 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from rad_lightning.common.errors import UserError
 from rad_lightning.data.samples import GOOD
 from rad_lightning.data.synthetic.defects import DEFECTS, photograph
 from rad_lightning.data.synthetic.surfaces import SURFACES
-from rad_lightning.errors import UserError
 
 __all__ = ["SYNTHETIC_CATEGORIES", "SYNTHETIC_DEFECTS", "generate"]
 

@@ -1,0 +1,255 @@
+"""``audit``: images in; ``suspects.csv``, ``audit.json``, a page and a cleaned manifest out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from rad_lightning.audit.evidence import Evidence, find_evidence
+from rad_lightning.audit.page import Line, make_cards, page
+from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, first_of_parts, rank
+from rad_lightning.audit.source import cleaned_roles, judged, key_of, of_run, only
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import RunDirectory, environment
+from rad_lightning.common.threads import limited
+from rad_lightning.config import AuditConfig
+from rad_lightning.data.dataset import Dataset
+from rad_lightning.data.splits import Roles, read_manifest, write_manifest
+from rad_lightning.features.backbone import HUB, UNTRAINED
+from rad_lightning.methods.selection import find_trust, trust_steps
+from rad_lightning.training.inputs import group_numbers, whiten
+from rad_lightning.training.job import Cell, chosen_weights, featurise, open_cell, pick_device
+
+FEWEST = 5  # images: of fewer, none could be called unlike the others
+PRINTED = 10  # lines of the ranking on the terminal
+OF_TRAINING = ("seed", "data", "backbone", "head", "cache", "trainer")
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The images judged, and what came out. ``rows`` are theirs in ``data``; ``evidence`` is about
+    those at the places ``shown`` of the ranking, on a ``grid`` (H, W)."""
+
+    data: Dataset
+    rows: list[int]
+    ranking: Ranking
+    lines: list[Line]  # of the ranking
+    accuracy: Accuracy | None
+    shown: list[int]
+    evidence: Evidence | None
+    grid: tuple[int, int]
+
+
+def audit(cfg: AuditConfig) -> RunDirectory:
+    """Rank the training images, show why, and write the manifest without the suspects.
+
+    Raises:
+        UserError: whatever is wrong with the data, the run, the weights or the settings.
+    """
+    progress = Progress(quiet=not cfg.progress)
+    if cfg.run is not None:
+        cfg = of_run(cfg)
+    target = checked_target(cfg)
+    if chosen_weights(cfg) == HUB:
+        progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
+    with progress.stage("data"):
+        whole = open_cell(cfg)
+        cell = Cell(cfg, only(whole.data, judged(whole.data, cfg.noise)), whole.backbone)
+    with cell.run.alone(), limited(cfg.trainer.threads):
+        found = look(cell, progress)
+        with progress.stage("pictures"):
+            html = html_of(cell, found)
+        write(cell, found, html)
+    if target is not None:
+        write_cleaned(target, whole.data, found)
+    show(progress, cell, found, target)
+    return cell.run
+
+
+def checked_target(cfg: AuditConfig) -> Path | None:
+    """The manifest to write.
+
+    Raises:
+        UserError: a file is there that is none, or the very one that is read.
+    """
+    if cfg.apply is None:
+        return None
+    target = Path(cfg.apply)
+    if cfg.noise.manifest and target.resolve() == Path(cfg.noise.manifest).resolve():
+        raise UserError(f"apply={target} would overwrite the manifest that is read: name another")
+    if target.exists():
+        try:
+            read_manifest(target)
+        except UserError as error:
+            raise UserError(
+                f"apply={target} would overwrite what is no manifest: {error}"
+            ) from None
+    return target
+
+
+def look(cell: Cell, progress: Progress) -> Audited:
+    """Features, ranking and evidence.
+
+    Raises:
+        UserError: too few images, or a ``count`` that leaves none.
+    """
+    cfg = audit_config(cell)
+    data, features = featurise(cell, progress)
+    rows = data.rows(*Roles.TRAINED)
+    if len(rows) < FEWEST:
+        raise UserError(
+            f"{data.table.root}: {len(rows)} images to judge; accepted are {FEWEST} or more, as "
+            "each is compared with the others"
+        )
+    every = torch.ones(len(rows), dtype=torch.bool)
+    head, samples = whiten(cfg, data, features, every, pick_device(cfg.trainer.accelerator))
+    groups = group_numbers([data.table.samples[row].group for row in rows])
+    with progress.bar("trust", trust_steps(cfg.method.trust)) as bar:
+        # Of no image is it told that it was injected.
+        trust = find_trust(cfg.method, head, samples, groups, ~every, cfg.seed, bar.advance)
+    ranking = rank(trust.suspicion, trust.contamination, cfg.count)
+    injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
+    shown, evidence = first_of_parts(ranking, groups.tolist())[: cfg.shown], None
+    if shown:
+        asked = [ranking.order[place] for place in shown]
+        evidence = find_evidence(samples, groups, ~ranking.suspects(), asked, cfg.seed)
+    lines = list_lines(data, rows, ranking, injected)
+    found = accuracy(ranking, injected)
+    return Audited(data, rows, ranking, lines, found, shown, evidence, head.spec.grid)
+
+
+def audit_config(cell: Cell) -> AuditConfig:
+    assert isinstance(cell.cfg, AuditConfig)
+    return cell.cfg
+
+
+def list_lines(data: Dataset, rows: list[int], ranking: Ranking, injected: Tensor) -> list[Line]:
+    """The ranking with names."""
+    found = []
+    for place, i in enumerate(ranking.order):
+        sample = data.table.samples[rows[i]]
+        share, verdict = float(ranking.suspicion[i]), ranking.verdict(place)
+        found.append(Line(place + 1, sample.path, share, verdict, sample.group, bool(injected[i])))
+    return found
+
+
+def html_of(cell: Cell, found: Audited) -> str:
+    cfg, table = audit_config(cell), found.data.table
+    cards = []
+    if e := found.evidence:
+        samples = [table.samples[row] for row in found.rows]
+        lines = [found.lines[place] for place in found.shown]
+        images = [found.ranking.order[place] for place in found.shown]
+        cards = make_cards(table, samples, lines, images, e, found.grid, cfg.data)
+    return page(
+        f"{table.name}/{table.category}",
+        found.ranking,
+        found.lines,
+        cards,
+        found.accuracy,
+        backbone=cell.backbone.description,
+        untrained=chosen_weights(cfg) == UNTRAINED,
+        ranked_by=f"method={cfg.method.name}",
+        asked_count=cfg.count is not None,
+        notes=table.notes,
+        cleaned=cfg.apply,
+        apply_command=apply_command(cfg),
+        train_command=train_command(cfg, Path(cfg.apply or "cleaned.csv")),
+    )
+
+
+def write(cell: Cell, found: Audited, html: str) -> None:
+    """The files of an audit, each whole or not at all; equal inputs give equal bytes."""
+    run = cell.run
+    header = ("rank", "path", "suspicion", "verdict", "role", "group")
+    roles = dict(zip((s.path for s in found.data.table.samples), found.data.roles, strict=True))
+    rows = [
+        (n.rank, n.path, repr(n.suspicion), n.verdict, roles[n.path], n.group) for n in found.lines
+    ]
+    run.write_csv("suspects.csv", header, rows)
+    run.write_text("index.html", html)
+    run.write_text("audit.json", json.dumps(summary(cell, found), indent=2, allow_nan=False) + "\n")
+
+
+def summary(cell: Cell, found: Audited) -> dict[str, Any]:
+    """The content of ``audit.json``."""
+    facts = cell.facts() | {"noise": found.data.contamination.as_dict()}
+    return {
+        **facts,
+        "images": len(found.ranking),
+        "contamination": asdict(found.ranking.estimate),
+        "suspects": found.ranking.count,
+        "accuracy": asdict(found.accuracy) if found.accuracy else None,
+        "config": asdict(cell.cfg),
+        **environment(),
+    }
+
+
+def write_cleaned(target: Path, data: Dataset, found: Audited) -> None:
+    """The manifest of a training without the suspects.
+
+    Raises:
+        UserError: nothing would be left to train on, or to test on.
+    """
+    suspects = frozenset(line.path for line in found.lines if line.verdict == SUSPECT)
+    pairs = zip(found.data.table.samples, found.data.roles, strict=True)
+    unreadable = frozenset(s.path for s, role in pairs if role == Roles.UNREADABLE)
+    write_manifest(target, data.table, cleaned_roles(data, suspects, unreadable), data.hashes)
+
+
+def show(progress: Progress, cell: Cell, found: Audited, target: Path | None) -> None:
+    """The head of the ranking and how good it is, if anybody knows."""
+    cfg, ranking = audit_config(cell), found.ranking
+    table = Table(title=f"the most suspicious of {len(ranking)} images", title_justify="left")
+    for name in ("rank", "suspicion", "verdict", "image"):
+        table.add_column(name, justify="left" if name in ("verdict", "image") else "right")
+    for line in found.lines[:PRINTED]:
+        truth = " (injected)" if line.injected else ""
+        share = f"{100 * line.suspicion:.1f} %"
+        table.add_row(str(line.rank), share, line.verdict, line.path + truth)
+    progress.console.print(table, markup=False)
+    e = ranking.estimate
+    progress.say(
+        f"   estimated  {100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}] of "
+        f"{len(ranking)} images look mislabelled"
+    )
+    why = "as asked" if cfg.count is not None else "as estimated; count=K sets another cut"
+    progress.say(f"    suspects  {ranking.count} images, {why}")
+    if a := found.accuracy:
+        at = ", ".join(
+            f"{100 * value:.1f} % at {k}{' (the true number)' if k == a.true else ''}"
+            for k, value in a.precision.items()
+        )
+        progress.say(f"   precision  {at}")
+        progress.say(f"       AUROC  {100 * a.auroc:.1f} %")
+        progress.say(f"       found  {a.found} of {a.true} injected images are among the suspects")
+    progress.say(f"       files  {cell.run.path / 'suspects.csv'}")
+    progress.say(f"        page  {cell.run.path / 'index.html'}")
+    if target is None:
+        progress.say(f"     leave them out  {apply_command(cfg)}")
+    else:
+        progress.say(f"    manifest  {target}, without the suspects")
+        progress.say(f"  train then  {train_command(cfg, target)}")
+
+
+def apply_command(cfg: AuditConfig) -> str:
+    """This audit again, writing the cleaned manifest."""
+    kept = [o for o in cfg.asked if key_of(o) != "apply"]
+    return shlex.join(["python", "-m", "rad_lightning", "audit", *kept, "apply=cleaned.csv"])
+
+
+def train_command(cfg: AuditConfig, manifest: Path) -> str:
+    """A training without the suspects, in words where the run's own command is not known."""
+    noise = ["noise=manifest", f"noise.manifest={manifest}"]
+    if cfg.run is not None:
+        return f"the run's own command with {shlex.join(noise)} in place of its noise settings"
+    kept = [o for o in cfg.asked if key_of(o).split(".")[0] in OF_TRAINING]
+    return shlex.join(["python", "-m", "rad_lightning", *kept, *noise])

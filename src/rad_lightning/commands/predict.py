@@ -1,0 +1,112 @@
+"""``predict``: judge images with a trained detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import RunDirectory
+from rad_lightning.common.threads import cores, torch_threads
+from rad_lightning.config import PredictConfig
+from rad_lightning.data.find import find_images
+from rad_lightning.data.images import BadImage
+from rad_lightning.evaluation.overlays import side_by_side
+from rad_lightning.inference.detector import Detector, Prediction
+from rad_lightning.inference.metadata import Card
+from rad_lightning.inference.page import Sheet
+
+HEADER = ("path", "score", "threshold", "verdict", "robust_z")
+OVERLAYS, UNREADABLE = "overlays", "unreadable.csv"
+SHOWN = 5  # unreadable files on the terminal; the rest is counted
+
+
+def predict(cfg: PredictConfig) -> Path:
+    """Write ``scores.csv``, ``overlays/``, ``index.html`` and, where files could not be read,
+    ``unreadable.csv``; returns the folder.
+
+    Tables and page appear whole, when all images are judged.
+
+    Raises:
+        UserError: no detector, no image, or none that can be read.
+    """
+    progress = Progress(quiet=not cfg.progress)
+    out = RunDirectory(Path(cfg.output))
+    if out.done:
+        raise UserError(f"output = {cfg.output}: the folder of a training; accepted is another one")
+    # Not what an earlier prediction wrote, where the output lies in the input.
+    files, base = find_images(cfg.input, skip=out.path / OVERLAYS)
+    detector = Detector.load(cfg.checkpoint, device=cfg.device, weights=cfg.backbone.weights)
+    card = detector.card
+    progress.say(f"    detector  {card.run} · {card.backbone}")
+    if card.map_range is None and cfg.overlays != "none":
+        progress.say(f"        note  the {card.head} head has no anomaly maps: no overlays")
+
+    rows: list[tuple[str, ...]] = []
+    unreadable: list[BadImage] = []
+    sheet = Sheet(card, cfg.thumbnails)
+    with torch_threads(cores()), progress.bar("images", len(files)) as bar:
+        for file, found in zip(files, detector.stream(files, cfg.batch_size), strict=True):
+            bar.advance()
+            if isinstance(found, BadImage):
+                unreadable.append(found)
+                continue
+            score, limit, z = map(repr, (found.score, card.threshold, found.robust_z))
+            rows.append((found.name, score, limit, found.verdict, z))
+            name = file.relative_to(base)
+            sheet.add(found, name, _write_overlay(found, name, card, cfg, out.path))
+    if not rows:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise UserError(f"{unreadable[0]}{more}; no image of input = {cfg.input} can be read")
+
+    _write_unreadable(out, unreadable)
+    out.write_text("index.html", sheet.page(cfg.input, unreadable))
+    out.write_csv("scores.csv", HEADER, rows)
+    _say_results(progress, out.path, rows, unreadable, card.threshold)
+    return out.path
+
+
+def _write_overlay(
+    found: Prediction, name: Path, card: Card, cfg: PredictConfig, folder: Path
+) -> Path | None:
+    """The image beside its map, under the image's own name; its path in ``folder`` if written."""
+    asked = cfg.overlays == "all" or (cfg.overlays == "flagged" and found.flagged)
+    if found.map is None or card.map_range is None or not asked:
+        return None
+    # Behind the image's own suffix: a.png and a.jpg may lie in one folder.
+    inside = Path(OVERLAYS, name.parent, f"{name.name}.jpg")
+    (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+    pixels = side_by_side(found.image, found.map, *card.map_range)
+    Image.fromarray(pixels).save(folder / inside, quality=90)
+    return inside
+
+
+def _write_unreadable(out: RunDirectory, unreadable: Sequence[BadImage]) -> None:
+    if unreadable:
+        lines = [(str(e.path), e.reason) for e in unreadable]
+        out.write_csv(UNREADABLE, ("path", "reason"), lines)
+    else:  # of an earlier prediction
+        (out.path / UNREADABLE).unlink(missing_ok=True)
+
+
+def _say_results(
+    progress: Progress,
+    folder: Path,
+    rows: Sequence[tuple[str, ...]],
+    unreadable: Sequence[BadImage],
+    threshold: float,
+) -> None:
+    flagged = sum(row[3] == "flagged" for row in rows)
+    progress.say(
+        f"     verdict  {flagged} of {len(rows)} images flagged, their score is above "
+        f"{threshold:.4g}"
+    )
+    for error in unreadable[:SHOWN]:
+        progress.say(f"  unreadable  {error}")
+    if unreadable:
+        progress.say(f"  unreadable  {len(unreadable)} in all, see {folder / UNREADABLE}")
+    progress.say(f"      scores  {folder / 'scores.csv'}")
+    progress.say(f"        page  {folder / 'index.html'}")

@@ -1,0 +1,162 @@
+"""``prepare``: look at a dataset before training on it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.progress import Progress
+from rad_lightning.config import DataConfig, NoiseConfig, PrepareConfig, digest
+from rad_lightning.data.archive import unpack
+from rad_lightning.data.dataset import Dataset, open_dataset
+from rad_lightning.data.images import load_image, load_mask
+from rad_lightning.data.layouts.mvtec import list_categories
+from rad_lightning.data.splits import Roles
+
+HASH_SIDE = 16  # a difference hash of 16 x 16 bits
+NEAR_BITS = 10  # of 256: two shots of one scene; unrelated images differ in about half
+SHOWN = 10  # lines of each list; the rest is counted
+
+
+def prepare(cfg: PrepareConfig) -> list[Dataset]:
+    """Print counts per role and defect type, unreadable files, bad masks and duplicates.
+
+    Raises:
+        UserError: an unusable archive or dataset.
+    """
+    progress = Progress(quiet=not cfg.progress)
+    if cfg.archive is not None:
+        if cfg.data.root is None:
+            raise UserError("archive=FILE needs the folder to unpack into: data.root=DIR")
+        progress.say(f"unpacked  {unpack(Path(cfg.archive), Path(cfg.data.root))}")
+    found = []
+    for data in _every_category(cfg.data):
+        dataset = open_dataset(data, NoiseConfig(), cfg.seed, Path(cfg.cache.dir))
+        _report(dataset, progress)
+        found.append(dataset)
+    return found
+
+
+def _every_category(cfg: DataConfig) -> list[DataConfig]:
+    """The category asked for, or all that an MVTec tree holds."""
+    if cfg.name == "mvtec" and cfg.category is None and cfg.root is not None:
+        names = list_categories(Path(cfg.root))
+        if names:
+            return [replace(cfg, category=name) for name in names]
+    return [cfg]
+
+
+def _report(data: Dataset, progress: Progress) -> None:
+    table = data.table
+    title = f"{table.name}/{table.category} at {table.root}"
+    progress.console.print(_counts(data, title))
+    for note in table.notes:
+        progress.say(f"note: {note}")
+    hashes, faults = _look(data, progress)
+    _list(progress, "unreadable or misfitting files", faults)
+    _list(progress, "identical files", _identical(data))
+    _list(progress, "near-duplicates of training images in the test set", _near(data, hashes))
+    groups = len({s.group for s in table.samples})
+    progress.say(f"physical parts: {groups} for {len(table)} images")
+    progress.say(f"fingerprint of images and roles: {digest(data.identity(), 16)}\n")
+
+
+def _counts(data: Dataset, title: str) -> Table:
+    """Images per role (columns) and defect type (rows)."""
+    roles = [r for r in Roles.ALL if r in data.roles]
+    kinds = sorted({s.defect_type for s in data.table.samples}, key=lambda k: (k != "good", k))
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("defect type")
+    for role in roles:
+        shown.add_column(role, justify="right")
+    pairs = [(s.defect_type, r) for s, r in zip(data.table.samples, data.roles, strict=True)]
+    for kind in kinds:
+        shown.add_row(kind, *(str(pairs.count((kind, role))) for role in roles))
+    shown.add_section()
+    shown.add_row("all", *(str(data.roles.count(role)) for role in roles))
+    return shown
+
+
+def _look(data: Dataset, progress: Progress) -> tuple[list[np.ndarray | None], list[str]]:
+    """Decode every image and mask: a difference hash per image, and a line per fault."""
+    table = data.table
+    faults: list[str] = []
+
+    def look(index: int) -> np.ndarray | UserError:
+        sample = table.samples[index]
+        try:
+            image = load_image(table.absolute(sample))
+            if mask := table.absolute_mask(sample):
+                load_mask(mask, (image.shape[0], image.shape[1]))
+            return difference_hash(image)
+        except UserError as error:
+            return error
+
+    hashes: list[np.ndarray | None] = []
+    with ThreadPoolExecutor() as pool, progress.bar("images", len(table)) as bar:
+        for result in pool.map(look, range(len(table))):
+            bar.advance()
+            if isinstance(result, UserError):
+                faults.append(str(result))
+            hashes.append(None if isinstance(result, UserError) else result)
+    return hashes, faults
+
+
+def difference_hash(image: np.ndarray) -> np.ndarray:
+    """256 bits, set where a coarse grey cell is brighter than its left neighbour.
+
+    Hardly moved by exposure or compression, so it finds further shots of one scene.
+    """
+    grey = (
+        Image.fromarray(image).convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    )
+    cells = np.asarray(grey, dtype=np.int16)
+    return np.packbits(cells[:, 1:] > cells[:, :-1])
+
+
+def _identical(data: Dataset) -> list[str]:
+    """A line per content that several files share; those across roles come first."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(data.hashes):
+        same[key].append(index)
+    lines = []
+    for rows in same.values():
+        if len(rows) > 1:
+            named = ", ".join(f"{data.table.samples[i].path} ({data.roles[i]})" for i in rows)
+            lines.append((len({data.roles[i] for i in rows}) == 1, named))
+    return [line for _, line in sorted(lines)]
+
+
+def _near(data: Dataset, hashes: Sequence[np.ndarray | None]) -> list[str]:
+    """A line per test image whose difference hash nearly equals that of a training image."""
+    train = [(i, h) for i in data.rows(*Roles.TRAINED) if (h := hashes[i]) is not None]
+    if not train:
+        return []
+    known = np.stack([h for _, h in train])
+    lines = []
+    for i in data.rows(*Roles.TESTED):
+        if (mine := hashes[i]) is None:
+            continue
+        bits = np.bitwise_count(known ^ mine).sum(1)
+        nearest = int(bits.argmin())
+        other = train[nearest][0]
+        if bits[nearest] <= NEAR_BITS and data.hashes[i] != data.hashes[other]:
+            samples = data.table.samples
+            lines.append(f"{samples[i].path} ~ {samples[other].path} ({bits[nearest]} of 256 bits)")
+    return lines
+
+
+def _list(progress: Progress, name: str, lines: Sequence[str]) -> None:
+    progress.say(f"{name}: {len(lines) or 'none'}")
+    for line in lines[:SHOWN]:
+        progress.say(f"    {line}")
+    if len(lines) > SHOWN:
+        progress.say(f"    and {len(lines) - SHOWN} more")

@@ -1,0 +1,25 @@
+"""``train``: one dataset category, one head, one method in; one run directory out."""
+
+from __future__ import annotations
+
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import RunDirectory
+from rad_lightning.config import TrainConfig
+from rad_lightning.features.backbone import HUB
+from rad_lightning.training.job import chosen_weights, open_cell
+from rad_lightning.training.run import train_cell
+
+
+def train(cfg: TrainConfig) -> RunDirectory:
+    """Fit one detector, evaluate it, and write everything about it into its run directory.
+
+    Raises:
+        UserError: whatever is wrong with the data, the weights or the settings.
+    """
+    progress = Progress(quiet=not cfg.progress)
+    if chosen_weights(cfg) == HUB:
+        progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
+    with progress.stage("data"):
+        cell = open_cell(cfg)
+    with cell.run.alone():
+        return train_cell(cell, progress)

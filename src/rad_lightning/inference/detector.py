@@ -1,0 +1,196 @@
+"""A trained detector on new images, from Python::
+
+from rad_lightning import Detector
+
+detector = Detector.load("outputs/runs/RUN")
+for found in detector.predict(["a.png", "b.png"]):
+    print(found.name, found.score, found.verdict)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rad_lightning.data.images import BadImage, as_image, load_image, resize_image
+from rad_lightning.features.extract import Box, place
+from rad_lightning.inference.backends import Engine, TorchEngine, open_export, open_run, pick_device
+from rad_lightning.inference.metadata import Card
+
+BATCH_SIZE = 8
+PREVIEW = 512  # pixels on the longer side
+LOADER_THREADS = min(8, os.cpu_count() or 1)
+FLAGGED, PASSED = "flagged", "passed"
+Source = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector makes of one image.
+
+    Attributes:
+        name: the file's path, or what an image in memory is called.
+        score: in nats per dimension, higher is more anomalous.
+        flagged: whether the score is above the threshold.
+        robust_z: the score's distance from the median of normal images, in robust standard
+            deviations of theirs.
+        map: ``(h, w)`` float32, the anomaly of every spot, at the resolution of the network's
+            input, padding left out; ``None`` for a head without maps.
+        image: ``(H, W, 3)`` uint8, the image upright and in its own proportions, at most
+            ``PREVIEW`` pixels on the longer side.
+    """
+
+    name: str
+    score: float
+    flagged: bool
+    robust_z: float
+    map: np.ndarray | None
+    image: np.ndarray
+
+    @property
+    def verdict(self) -> str:
+        return FLAGGED if self.flagged else PASSED
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image as the network takes it: ``canvas (H, W, 3)`` uint8 with the image in ``box``; and
+    as people look at it."""
+
+    name: str
+    canvas: np.ndarray
+    box: Box
+    preview: np.ndarray
+
+
+def bring(source: Source, card: Card, number: int = 0) -> Placed:
+    """Read an image and bring it to the network's size; ``number`` names one without a file.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    if isinstance(source, str | Path):
+        name, image = str(source), load_image(Path(source))
+    else:
+        name = str(getattr(source, "filename", "") or f"image {number}")
+        image = as_image(source, name)
+    canvas, box = place(image, card.size, card.fit)
+    return Placed(name, canvas, box, shrunk(image, PREVIEW))
+
+
+def batch(placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)``: what an engine takes."""
+    images = np.stack([p.canvas for p in placed]).transpose(0, 3, 1, 2)
+    return images.astype(np.float32), np.array([p.box for p in placed], dtype=np.int64)
+
+
+class Detector:
+    """A trained detector.
+
+    Args:
+        card: how images are brought to the network, and what its scores mean.
+        engine: runs the network.
+    """
+
+    def __init__(self, card: Card, engine: Engine) -> None:
+        self.card, self.engine = card, engine
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, device: str = "auto", weights: str | None = None
+    ) -> Detector:
+        """The detector of a finished run.
+
+        Args:
+            path: the run's directory, the ``last.ckpt`` in it, or an exported ``.onnx`` file.
+            device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            weights: of the backbone: a file, ``"hub"`` or ``"untrained"``; what the run was trained
+                with if not given. An exported file holds them.
+
+        Raises:
+            UserError: no such run, a backbone other than the run's, or a device that is not there.
+        """
+        path = Path(path)
+        if path.suffix == ".onnx":
+            return cls(*open_export(path, device))
+        chosen = pick_device(device)
+        card, network, _ = open_run(path, weights)
+        return cls(card, TorchEngine(network, chosen))
+
+    def predict(
+        self, images: Source | Iterable[Source], batch_size: int = BATCH_SIZE
+    ) -> list[Prediction]:
+        """Judge one image or several, in their order.
+
+        Args:
+            images: paths, PIL images or arrays, see ``data.images.as_image``; an array of four
+                dimensions holds several.
+
+        Raises:
+            BadImage: one of them cannot be read.
+        """
+        single = isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim < 4
+        )
+        several: Iterable[Source] = [images] if single else images  # type: ignore[list-item, assignment]
+        found = []
+        for item in self.stream(several, batch_size):
+            if isinstance(item, BadImage):
+                raise item
+            found.append(item)
+        return found
+
+    def stream(
+        self, images: Iterable[Source], batch_size: int = BATCH_SIZE
+    ) -> Iterator[Prediction | BadImage]:
+        """``predict`` for any number of images: a prediction, or why there is none, of each in
+        turn. Of the images, two batches are in memory at a time, at the network's size."""
+        numbered = enumerate(images)
+        with ThreadPoolExecutor(LOADER_THREADS) as pool:
+
+            def ahead() -> list[Future[Placed | BadImage]]:
+                return [pool.submit(self._bring, *item) for item in islice(numbered, batch_size)]
+
+            waiting = ahead()
+            while waiting:
+                placed = [future.result() for future in waiting]
+                waiting = ahead()  # decoded while the network is at work
+                found = iter(self._judge([p for p in placed if isinstance(p, Placed)]))
+                for item in placed:
+                    yield item if isinstance(item, BadImage) else next(found)
+
+    def _bring(self, number: int, source: Source) -> Placed | BadImage:
+        try:
+            return bring(source, self.card, number)
+        except BadImage as error:
+            return error
+
+    def _judge(self, placed: list[Placed]) -> list[Prediction]:
+        if not placed:
+            return []
+        scores, *maps = self.engine(*batch(placed))
+        found = []
+        for i, item in enumerate(placed):
+            top, left, height, width = item.box
+            heat = maps[0][i, top : top + height, left : left + width].copy() if maps else None
+            score = float(scores[i])
+            flagged = score > self.card.threshold
+            z = self.card.robust_z(score)
+            found.append(Prediction(item.name, score, flagged, z, heat, item.preview))
+        return found
+
+
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """``(H, W, 3)`` in its own proportions, at most ``side`` on its longer side."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))

@@ -1,0 +1,268 @@
+"""From the settings of ``method.trust`` to what a training may make of each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.randomness import stream_seed
+from rad_lightning.config import MethodConfig, TrustConfig
+from rad_lightning.flows.heads import Head
+from rad_lightning.robust.memories import sparse_memories
+from rad_lightning.robust.trusted import (
+    Contamination,
+    OutOfFold,
+    Push,
+    alike,
+    contamination,
+    gaussian_scores,
+    image_suspicion,
+    part_means,
+    part_weights,
+    parts,
+    ranks,
+)
+
+FENCE = 1.5  # of a box plot, in interquartile ranges
+MOST = 0.9  # share of the images that may be suspects
+ODD = 1.5  # of the share of samples that an image's score is made of
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is thought of N training images before the training.
+
+    ``suspicion`` ``(N,)`` from 0, the most ordinary, to 1; ``weights`` ``(N, V, L)``: how often a
+    sample is learned from; ``exposed`` ``(N, V, L)``: how often one is pushed away, if any is.
+    """
+
+    suspicion: Tensor
+    suspects: Tensor
+    weights: Tensor
+    exposed: Tensor | None
+    contamination: Contamination
+    assumed: float  # the contamination that the suspects were chosen by
+    strength: float  # of the exposure, from 0 to 1
+
+    def of(self, images: Tensor) -> Trust:
+        """The same of some of the images, ``(N,)`` bool."""
+        exposed = None if self.exposed is None else self.exposed[images]
+        if exposed is not None and not (exposed > 0).any():
+            exposed = None
+        return replace(
+            self,
+            suspicion=self.suspicion[images],
+            suspects=self.suspects[images],
+            weights=self.weights[images],
+            exposed=exposed,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """For ``result.json``."""
+        return {
+            "contamination": asdict(self.contamination),
+            "assumed_rate": self.assumed,
+            "strength": self.strength,
+            "suspects": int(self.suspects.sum()),
+            "images": len(self.suspects),
+        }
+
+
+def find_trust(
+    method: MethodConfig,
+    head: Head,
+    samples: Tensor,
+    groups: Tensor,
+    injected: Tensor,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
+) -> Trust:
+    """Rank the training images, and decide what follows from it.
+
+    Args:
+        head: with its whitening fitted and its flow untrained; stays so.
+        samples: ``(N, V, L, D)``.
+        groups: ``(N,)`` physical parts.
+        injected: ``(N,)`` bool, read by the oracles ``known_rate`` and ``known`` alone.
+        tick: called after every gradient step, ``trust_steps`` times.
+
+    Raises:
+        UserError: too few images to rank, or nothing left that a flow could learn from.
+    """
+    cfg = method.trust
+    generator = Generator().manual_seed(stream_seed("trust", seed))
+    if len(samples) < 2:
+        raise UserError(f"method={method.name}: a ranking needs two images, there is one")
+    base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
+    part = parts(groups) if cfg.by_part else torch.arange(len(groups))
+    base = base[:, None, None].expand(samples.shape[:3])
+    odd_share = min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
+    told = cfg.use == "expose" and cfg.known
+    found = Beliefs(base)
+    image_ranks, sample_ranks = [], []
+    estimate = Contamination(0.0, 0.0, 0.0)
+    assumed = strength = 0.0
+    for turn in range(cfg.rounds):
+        try:
+            scores = sample_scores(
+                method, head, samples, groups, found, seed + turn, generator, tick
+            )
+        except ValueError as error:  # too few images for folds or memories
+            raise UserError(f"method={method.name}: {error}") from error
+        alone = torch.stack([image_suspicion(head, s) for s in scores])
+        if turn == 0:  # later ones are of flows that were told to push suspects away
+            estimate = contamination(alone[0], groups, generator)
+            assumed = assumed_rate(cfg, estimate, injected)
+            strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
+        judged = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+        # All rounds have a say: each alone is a noisy judge, and a later one may talk itself into
+        # something.
+        image_ranks.append(ranks(judged).mean(0))
+        sample_ranks.append(within_image(scores))
+        suspicion = ranks(torch.stack(image_ranks).mean(0))
+        odd = oddest(torch.stack(sample_ranks).mean(0), odd_share)
+        suspects = injected if told else choose(cfg, judged[0], suspicion, part, assumed)
+        if cfg.quota:
+            suspects = suspects & ~spared(samples, suspicion, cfg.quota)
+        found = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
+    return Trust(suspicion, suspects, found.weights, found.exposed, estimate, assumed, strength)
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """How often a sample is learned from, and how often pushed away (if any is), ``(N, V, L)``;
+    the ``strength`` of that, from 0 to 1."""
+
+    weights: Tensor
+    exposed: Tensor | None = None
+    strength: float = 1.0
+
+
+def believe(
+    cfg: TrustConfig,
+    base: Tensor,
+    suspicion: Tensor,
+    suspects: Tensor,
+    odd: Tensor,
+    assumed: float,
+    strength: float,
+) -> Beliefs:
+    """What follows from a ranking.
+
+    Args:
+        base: ``(N, V, L)`` weights under which nothing is suspicious.
+        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is doubted.
+    """
+    if cfg.use == "soft":
+        return Beliefs(base * (1 - suspicion)[:, None, None])
+    if cfg.use != "expose":
+        return Beliefs(base * ~suspects[:, None, None])
+    doubt = suspects.float() if cfg.known else probability(suspicion, assumed, cfg.temperature)
+    normal = 1 - strength * (1 - (1 - doubt) ** cfg.power)
+    pushed = (doubt**cfg.power)[:, None, None] * odd
+    exposed = pushed if strength and (pushed > 0).any() else None
+    return Beliefs(base * normal[:, None, None], exposed, strength)
+
+
+def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
+    """That an image is mislabelled, ``(N,)``: a logistic step in its rank around the ``rate`` most
+    suspicious ones, as wide as rankings err."""
+    return torch.sigmoid((suspicion - (1 - rate)) / temperature)
+
+
+def within_image(scores: list[Tensor]) -> Tensor:
+    """The rank of each sample within its image, the mean over the sources, ``(N, V, L)``."""
+    return torch.stack([ranks(s.flatten(1)).view(s.shape) for s in scores]).mean(0)
+
+
+def oddest(ranked: Tensor, share: float) -> Tensor:
+    """The ``share`` of an image's samples of the highest rank, at least one, ``(N, V, L)`` bool."""
+    ranked = ranked.nan_to_num(-1.0)
+    # Ranks of a few samples end well below 1.
+    return ranked >= ranked.amax((1, 2), keepdim=True).clamp(max=1 - share)
+
+
+def trust_steps(cfg: TrustConfig) -> int:
+    """Gradient steps that ``find_trust`` takes."""
+    trained = cfg.source in ("out_of_fold", "both", "in_sample")
+    return cfg.rounds * cfg.steps if trained else 0
+
+
+def sample_scores(
+    method: MethodConfig,
+    head: Head,
+    samples: Tensor,
+    groups: Tensor,
+    beliefs: Beliefs,
+    seed: int,
+    generator: Generator,
+    tick: Callable[[], object],
+) -> list[Tensor]:
+    """Scores of all samples from each source that is asked, ``(N, V, L)`` each."""
+    cfg = method.trust
+    found = []
+    if cfg.source in ("out_of_fold", "both", "in_sample"):
+        folds = 1 if cfg.source == "in_sample" else cfg.folds
+        flows = OutOfFold(
+            folds, cfg.steps, method.batch_size, method.lr, stream_seed("folds", seed)
+        )
+        push = None
+        if beliefs.exposed is not None:
+            weight = beliefs.strength * cfg.weight
+            push = Push(beliefs.exposed, cfg.share, weight, cfg.margin)
+        found.append(flows.scores(head, samples, groups, beliefs.weights, push, tick))
+    if cfg.source in ("memories", "both"):
+        device = head.whitening.mean.device
+        distances = sparse_memories(
+            samples.to(device).float(), groups, cfg.memories, cfg.memory_share, generator
+        )
+        found.append(distances.cpu())
+    if cfg.source == "gaussian":
+        found.append(gaussian_scores(head, samples))
+    return found
+
+
+def assumed_rate(cfg: TrustConfig, estimate: Contamination, injected: Tensor) -> float:
+    """The contamination that suspects are chosen by: given, known or estimated."""
+    if cfg.known_rate:
+        return float(injected.float().mean())
+    return estimate.value if cfg.rate is None else cfg.rate
+
+
+def choose(
+    cfg: TrustConfig, scores: Tensor, suspicion: Tensor, part: Tensor, rate: float
+) -> Tensor:
+    """The suspects, ``(N,)`` bool: whole parts, as far as they go into the count."""
+    if cfg.use == "iqr":
+        low, high = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype))
+        fenced: Tensor = scores > high + FENCE * (high - low)
+        return fenced
+    count = math.floor(min(cfg.reach * rate, MOST) * len(suspicion))
+    # Images of a part have one suspicion, which may be another part's too.
+    order = torch.tensor(sorted(range(len(part)), key=lambda i: (-suspicion[i], part[i])))
+    sizes = torch.bincount(part)
+    taken = order[:count]
+    if len(taken):
+        last = part[taken[-1]]
+        if (part[taken] == last).sum() < sizes[last]:
+            taken = taken[part[taken] != last]
+    suspects = torch.zeros(len(suspicion), dtype=torch.bool)
+    suspects[taken] = True
+    return suspects
+
+
+def spared(samples: Tensor, suspicion: Tensor, quota: float) -> Tensor:
+    """The ``quota`` least suspicious of each cluster of alike images, ``(N,)`` bool: what is rare
+    but normal is not purged as a whole."""
+    cluster = alike(samples.float().nanmean((1, 2)), max(1, round(math.sqrt(len(samples)))))
+    keep = torch.zeros(len(samples), dtype=torch.bool)
+    for c in torch.unique(cluster):
+        rows = (cluster == c).nonzero()[:, 0]
+        keep[rows[suspicion[rows].argsort()[: math.ceil(quota * len(rows))]]] = True
+    return keep

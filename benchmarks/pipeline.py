@@ -25,7 +25,7 @@ from rad_lightning.features.cache import compute_features
 from rad_lightning.features.extract import FeatureSpec
 from rad_lightning.flows.coupling import nll
 from rad_lightning.methods.build import Training, build_method
-from rad_lightning.training.trainer import build_head, embed, fit, fit_whitening
+from rad_lightning.training.trainer import build_head, embed, fit_flow, fit_whitening
 
 SIZE, BATCH, STEPS = (256, 256), 16, 100
 QUIET = Progress(quiet=True)
@@ -77,7 +77,7 @@ def main() -> None:
         samples = embed(head, stored, rows)
         material = Training(samples, torch.arange(len(samples)))
         built = build_method(cfg.method, head, material, seed=0)
-        through = seconds(lambda: fit(*built, samples[:0], cfg, Path(folder), None, QUIET))
+        through = seconds(lambda: fit_flow(*built, samples[:0], cfg, Path(folder), None, QUIET))
         loop = seconds(lambda: bare_loop(head, samples.flatten(0, 2), cfg.method))
         row("training", STEPS / through, STEPS / loop, "steps/s", "bare loop")
 

@@ -121,7 +121,7 @@ def dispatch(arguments: list[str]) -> None:
         composed = True
         if command == "train" and in_sweep():
             launchers.prepare_process()
-            function("sweep.cells", "run_cell")(to_typed(cfg))
+            function("sweep.jobs", "run_in_sweep")(to_typed(cfg))
             return
         # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
         try:

@@ -32,7 +32,6 @@ from rad_lightning.config import (
     TrainConfig,
     TrainerConfig,
 )
-from rad_lightning.data.datamodule import Batches, Steps
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.meta.tasks import (
     Bank,
@@ -42,8 +41,9 @@ from rad_lightning.meta.tasks import (
     Samples,
     TaskSource,
 )
+from rad_lightning.methods.batches import Batches, Steps
 from rad_lightning.methods.bilevel import RadFlow
-from rad_lightning.training.trainer import fit
+from rad_lightning.training.trainer import fit_flow
 
 pytestmark = pytest.mark.slow
 STEPS, TASKS, SIZE, SEED = 5, 4, 96, 3
@@ -113,7 +113,7 @@ def train(folder: Path, kind: str, devices: int, batches: Batches, steps: int = 
     unseen = torch.randn(30, 4, generator=generator) + 1, torch.arange(30) % 20
     module = Watched(Head(spec), cfg.method, unseen)
     module.folder = folder
-    fit(module, batches, torch.empty(0, 1, 20, 4), cfg, folder, None, Progress(quiet=True))
+    fit_flow(module, batches, torch.empty(0, 1, 20, 4), cfg, folder, None, Progress(quiet=True))
 
 
 def main(folder: Path) -> None:

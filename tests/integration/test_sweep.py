@@ -104,7 +104,7 @@ def test_a_changed_setting_is_a_new_cell(cli: Cli) -> None:
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = training_run.fit
+    whole = training_run.fit_flow
 
     def breaks_on_noise(head: Any, samples: Any, held: Any, cfg: Any, *rest: Any) -> Any:
         if cfg.noise.ratio and cfg.method.name == "plain":
@@ -112,7 +112,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
         return whole(head, samples, held, cfg, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "fit", breaks_on_noise)
+        patch.setattr(training_run, "fit_flow", breaks_on_noise)
         assert cli(*SWEEP, *GRID) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
@@ -145,7 +145,7 @@ def test_an_impossible_level_is_named_before_the_others_run(
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = training_run.fit
+    whole = training_run.fit_flow
 
     def stops_at_the_oracle(head: Any, samples: Any, held: Any, cfg: Any, *rest: Any) -> Any:
         if cfg.method.name == "oracle_clean":
@@ -153,7 +153,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
         return whole(head, samples, held, cfg, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "fit", stops_at_the_oracle)
+        patch.setattr(training_run, "fit_flow", stops_at_the_oracle)
         assert cli(*SWEEP, "noise.ratio=0.5", "method=plain,oracle_clean") == 130
     assert "interrupted with 1 cells to go" in capsys.readouterr().out
     before = stamps()

@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from rad_lightning.commands import tune
-from rad_lightning.training.job import Cell
+from rad_lightning.training.job import Job
 from support import SMALL, SMALL_SYNTHETIC
 
 pytestmark = pytest.mark.slow
@@ -41,13 +41,13 @@ def numbers(study: Path = STUDY) -> list[dict[str, str]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that were trained."""
     names: list[str] = []
-    really = tune.train_cell
+    really = tune.run_job
 
-    def counted(cell: Cell, progress: Any) -> Any:
-        names.append(cell.run.path.name)
-        return really(cell, progress)
+    def counted(job: Job, progress: Any) -> Any:
+        names.append(job.run.path.name)
+        return really(job, progress)
 
-    monkeypatch.setattr(tune, "train_cell", counted)
+    monkeypatch.setattr(tune, "run_job", counted)
     return names
 
 
@@ -93,7 +93,7 @@ def test_an_interrupted_trial_is_done_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "train_cell", interrupted)
+        patch.setattr(tune, "run_job", interrupted)
         assert cli(*TUNE, "trials=3") == 130
     assert "run the same command again" in capsys.readouterr().err
     # And one that a kill -9 left behind, in the middle of a record.

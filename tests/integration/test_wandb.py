@@ -182,7 +182,7 @@ def test_a_failed_training_is_a_finished_run_marked_as_failed(
         raise RuntimeError("no memory left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "fit", broken)
+        patch.setattr(training_run, "fit_flow", broken)
         assert cli("-m", *QUICK, "seed=0,1", "output=out") == 1
     runs = sorted(Path("out").glob("*-seed*"))
     assert [read(r)["exit"] for r in runs] == [1, 1]

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -24,9 +23,8 @@ from rad_lightning.config import AuditConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.splits import Roles, read_manifest, write_manifest
 from rad_lightning.features.backbone import HUB, UNTRAINED
-from rad_lightning.methods.selection import find_trust, trust_steps
-from rad_lightning.training.inputs import group_numbers, whiten
-from rad_lightning.training.job import Cell, chosen_weights, featurise, open_cell, pick_device
+from rad_lightning.training.inputs import prepare
+from rad_lightning.training.job import Job, chosen_weights, open_job
 
 FEWEST = 5  # images: of fewer, none could be called unlike the others
 PRINTED = 10  # lines of the ranking on the terminal
@@ -61,17 +59,17 @@ def audit(cfg: AuditConfig) -> RunDirectory:
     if chosen_weights(cfg) == HUB:
         progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
     with progress.stage("data"):
-        whole = open_cell(cfg)
-        cell = Cell(cfg, only(whole.data, judged(whole.data, cfg.noise)), whole.backbone)
-    with cell.run.alone(), limited(cfg.trainer.threads):
-        found = look(cell, progress)
+        whole = open_job(cfg)
+        job = Job(cfg, only(whole.data, judged(whole.data, cfg.noise)), whole.backbone)
+    with job.run.alone(), limited(cfg.trainer.threads):
+        found = ranking_of(job, progress)
         with progress.stage("pictures"):
-            html = html_of(cell, found)
-        write(cell, found, html)
+            html = html_of(job, found)
+        write(job, found, html)
     if target is not None:
         write_cleaned(target, whole.data, found)
-    show(progress, cell, found, target)
-    return cell.run
+    show(progress, job, found, target)
+    return job.run
 
 
 def checked_target(cfg: AuditConfig) -> Path | None:
@@ -95,40 +93,44 @@ def checked_target(cfg: AuditConfig) -> Path | None:
     return target
 
 
-def look(cell: Cell, progress: Progress) -> Audited:
+def ranking_of(job: Job, progress: Progress) -> Audited:
     """Features, ranking and evidence.
 
     Raises:
         UserError: too few images, or a ``count`` that leaves none.
     """
-    cfg = audit_config(cell)
-    data, features = featurise(cell, progress)
-    rows = data.rows(*Roles.TRAINED)
-    if len(rows) < FEWEST:
-        raise UserError(
-            f"{data.table.root}: {len(rows)} images to judge; accepted are {FEWEST} or more, as "
-            "each is compared with the others"
-        )
-    every = torch.ones(len(rows), dtype=torch.bool)
-    head, samples = whiten(cfg, data, features, every, pick_device(cfg.trainer.accelerator))
-    groups = group_numbers([data.table.samples[row].group for row in rows])
-    with progress.bar("trust", trust_steps(cfg.method.trust)) as bar:
-        # Of no image is it told that it was injected.
-        trust = find_trust(cfg.method, head, samples, groups, ~every, cfg.seed, bar.advance)
+    cfg = audit_config(job)
+    enough(job.data)
+    prepared = prepare(job, progress)
+    data, images = prepared.data, prepared.images
+    enough(data)
+    trust = images.trust
+    assert trust is not None  # AuditConfig.check
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
-    injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
-    shown, evidence = first_of_parts(ranking, groups.tolist())[: cfg.shown], None
+    shown, evidence = first_of_parts(ranking, images.groups.tolist())[: cfg.shown], None
     if shown:
         asked = [ranking.order[place] for place in shown]
-        evidence = find_evidence(samples, groups, ~ranking.suspects(), asked, cfg.seed)
-    lines = list_lines(data, rows, ranking, injected)
-    found = accuracy(ranking, injected)
-    return Audited(data, rows, ranking, lines, found, shown, evidence, head.spec.grid)
+        trusted = ~ranking.suspects()
+        evidence = find_evidence(images.samples, images.groups, trusted, asked, cfg.seed)
+    rows = list(images.rows)
+    lines = list_lines(data, rows, ranking, images.injected)
+    found = accuracy(ranking, images.injected)
+    return Audited(data, rows, ranking, lines, found, shown, evidence, prepared.head.spec.grid)
 
 
-def audit_config(cell: Cell) -> AuditConfig:
-    assert isinstance(cell.cfg, AuditConfig)
-    return cell.cfg
+def enough(data: Dataset) -> None:
+    """Raise ``UserError`` at too few images to compare with each other."""
+    count = len(data.rows(*Roles.TRAINED))
+    if count < FEWEST:
+        raise UserError(
+            f"{data.table.root}: {count} images to judge; accepted are {FEWEST} or more, as "
+            "each is compared with the others"
+        )
+
+
+def audit_config(job: Job) -> AuditConfig:
+    assert isinstance(job.cfg, AuditConfig)
+    return job.cfg
 
 
 def list_lines(data: Dataset, rows: list[int], ranking: Ranking, injected: Tensor) -> list[Line]:
@@ -141,8 +143,8 @@ def list_lines(data: Dataset, rows: list[int], ranking: Ranking, injected: Tenso
     return found
 
 
-def html_of(cell: Cell, found: Audited) -> str:
-    cfg, table = audit_config(cell), found.data.table
+def html_of(job: Job, found: Audited) -> str:
+    cfg, table = audit_config(job), found.data.table
     cards = []
     if e := found.evidence:
         samples = [table.samples[row] for row in found.rows]
@@ -155,7 +157,7 @@ def html_of(cell: Cell, found: Audited) -> str:
         found.lines,
         cards,
         found.accuracy,
-        backbone=cell.backbone.description,
+        backbone=job.backbone.description,
         untrained=chosen_weights(cfg) == UNTRAINED,
         ranked_by=f"method={cfg.method.name}",
         asked_count=cfg.count is not None,
@@ -166,9 +168,9 @@ def html_of(cell: Cell, found: Audited) -> str:
     )
 
 
-def write(cell: Cell, found: Audited, html: str) -> None:
+def write(job: Job, found: Audited, html: str) -> None:
     """The files of an audit, each whole or not at all; equal inputs give equal bytes."""
-    run = cell.run
+    run = job.run
     header = ("rank", "path", "suspicion", "verdict", "role", "group")
     roles = dict(zip((s.path for s in found.data.table.samples), found.data.roles, strict=True))
     rows = [
@@ -176,19 +178,19 @@ def write(cell: Cell, found: Audited, html: str) -> None:
     ]
     run.write_csv("suspects.csv", header, rows)
     run.write_text("index.html", html)
-    run.write_text("audit.json", json.dumps(summary(cell, found), indent=2, allow_nan=False) + "\n")
+    run.write_text("audit.json", json.dumps(summary(job, found), indent=2, allow_nan=False) + "\n")
 
 
-def summary(cell: Cell, found: Audited) -> dict[str, Any]:
+def summary(job: Job, found: Audited) -> dict[str, Any]:
     """The content of ``audit.json``."""
-    facts = cell.facts() | {"noise": found.data.contamination.as_dict()}
+    facts = job.facts() | {"noise": found.data.contamination.as_dict()}
     return {
         **facts,
         "images": len(found.ranking),
         "contamination": asdict(found.ranking.estimate),
         "suspects": found.ranking.count,
         "accuracy": asdict(found.accuracy) if found.accuracy else None,
-        "config": asdict(cell.cfg),
+        "config": asdict(job.cfg),
         **environment(),
     }
 
@@ -205,9 +207,9 @@ def write_cleaned(target: Path, data: Dataset, found: Audited) -> None:
     write_manifest(target, data.table, cleaned_roles(data, suspects, unreadable), data.hashes)
 
 
-def show(progress: Progress, cell: Cell, found: Audited, target: Path | None) -> None:
+def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> None:
     """The head of the ranking and how good it is, if anybody knows."""
-    cfg, ranking = audit_config(cell), found.ranking
+    cfg, ranking = audit_config(job), found.ranking
     table = Table(title=f"the most suspicious of {len(ranking)} images", title_justify="left")
     for name in ("rank", "suspicion", "verdict", "image"):
         table.add_column(name, justify="left" if name in ("verdict", "image") else "right")
@@ -231,8 +233,8 @@ def show(progress: Progress, cell: Cell, found: Audited, target: Path | None) ->
         progress.say(f"   precision  {at}")
         progress.say(f"       AUROC  {100 * a.auroc:.1f} %")
         progress.say(f"       found  {a.found} of {a.true} injected images are among the suspects")
-    progress.say(f"       files  {cell.run.path / 'suspects.csv'}")
-    progress.say(f"        page  {cell.run.path / 'index.html'}")
+    progress.say(f"       files  {job.run.path / 'suspects.csv'}")
+    progress.say(f"        page  {job.run.path / 'index.html'}")
     if target is None:
         progress.say(f"     leave them out  {apply_command(cfg)}")
     else:

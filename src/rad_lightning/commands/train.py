@@ -6,8 +6,8 @@ from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig
 from rad_lightning.features.backbone import HUB
-from rad_lightning.training.job import chosen_weights, open_cell
-from rad_lightning.training.run import train_cell
+from rad_lightning.training.job import chosen_weights, open_job
+from rad_lightning.training.run import run_job
 
 
 def train(cfg: TrainConfig) -> RunDirectory:
@@ -20,6 +20,6 @@ def train(cfg: TrainConfig) -> RunDirectory:
     if chosen_weights(cfg) == HUB:
         progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
     with progress.stage("data"):
-        cell = open_cell(cfg)
-    with cell.run.alone():
-        return train_cell(cell, progress)
+        job = open_job(cfg)
+    with job.run.alone():
+        return run_job(job, progress)

@@ -39,8 +39,8 @@ from rad_lightning.config import (
     conf_dir,
     digest,
 )
-from rad_lightning.training.job import Cell, Shared, open_cell
-from rad_lightning.training.run import train_cell
+from rad_lightning.training.job import Job, Shared, open_job
+from rad_lightning.training.run import run_job
 
 try:
     import optuna
@@ -66,7 +66,7 @@ def tune(cfg: TuneConfig) -> Path:
     shared = Shared()
     lowest = {values.key: values.low for values in cfg.space.values()}
     # Settings, images and weights: what a trial of this study has in common with its others.
-    same = open_cell(cfg.trial(lowest), shared).run.path.name
+    same = open_job(cfg.trial(lowest), shared).run.path.name
     space = sorted(list(asdict(values).values()) for values in cfg.space.values())
     search = Search(cfg, digest([same, space], 32))
     done = len(search.trials(*FINISHED))
@@ -173,10 +173,10 @@ class Search:
             cfg = self.cfg.trial(trial.params)
         except UserError as error:
             raise optuna.TrialPruned(str(error)) from error
-        cell = open_cell(cfg, shared)
-        trial.set_user_attr("run", cell.run.path.name)
+        job = open_job(cfg, shared)
+        trial.set_user_attr("run", job.run.path.name)
         try:
-            return held_out_nll(cell)
+            return held_out_nll(job)
         except BusyError:
             raise
         except UserError as error:
@@ -258,16 +258,16 @@ def distribution(values: TuneRange) -> FloatDistribution | IntDistribution:
     return FloatDistribution(values.low, values.high, log=values.log)
 
 
-def held_out_nll(cell: Cell) -> float:
+def held_out_nll(job: Job) -> float:
     """Train and evaluate unless that is done; how likely the held-out training images are.
 
     Raises:
         UserError: whatever a training raises, or no image was held out.
     """
-    with cell.run.alone():
-        if not (cell.run.done and cell.cfg.resume):
-            train_cell(cell, Progress(quiet=True))
-    value = cell.run.read_result()["held_out_nll"]
+    with job.run.alone():
+        if not (job.run.done and job.cfg.resume):
+            run_job(job, Progress(quiet=True))
+    value = job.run.read_result()["held_out_nll"]
     if value is None:
         raise UserError(
             "no training image was held out (too few, or all show one physical part): "

@@ -147,10 +147,10 @@ class AuditConfig(TrainConfig):
                 f"method={self.method.name} ranks no training image: accepted are methods with "
                 "method.trust.source, as method=robust"
             )
-        if trust.known or trust.known_rate:
+        if trust.known or trust.known_rate or self.method.clean_only:
             raise UserError(
                 f"method={self.method.name} reads which images were injected: accepted for an "
-                "audit are methods without method.trust.known and known_rate"
+                "audit are methods without method.trust.known, known_rate and method.clean_only"
             )
 
 

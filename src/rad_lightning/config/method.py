@@ -12,7 +12,7 @@ UNCERTAINTIES = (
     "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",
 )  # fmt: skip
 TASK_SOURCES = ("bootstrap", "pseudo_noise", "cross_category", "trusted")
-TRUST_SOURCES = ("gaussian", "in_sample", "memories", "out_of_fold", "both")
+TRUST_SOURCES = ("in_sample", "memories", "out_of_fold", "both")
 OF_A_BATCH = ("generalisation_gap", "tail_weight")
 BETWEEN_TASKS = ("ensemble_variance", "loss_covariance")
 
@@ -84,24 +84,22 @@ class TrustConfig:
     """How suspicious each training image is, found before the training, and what follows from it
     (docs/method.md, "Trust"). No label is read, but with ``known_rate`` and ``known``."""
 
-    # gaussian, in_sample: of all images; out_of_fold: flows that each leave out a share of the
+    # in_sample: a flow of all images; out_of_fold: flows that each leave out a share of the
     # physical parts; memories: of few images each, no training; both: the mean of these two ranks.
     source: str = setting("none", choices=("none", *TRUST_SOURCES))
     folds: int = setting(3, low=2, high=20)
     steps: int = setting(100, low=1)  # gradient steps of each fold's flow
-    rounds: int = setting(1, low=1, high=5)  # later ones learn from what the one before believes
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
     by_part: bool = setting(True)  # images of a physical part share a verdict, and a vote
     # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
-    # are; soft: an image counts the less the more suspicious it is; expose: it does, and the
-    # oddest samples of suspicious ones are pushed away.
-    use: str = setting("split", choices=("split", "iqr", "soft", "expose"))
+    # are; expose: an image counts the less the more suspicious it is, and the oddest samples of
+    # suspicious ones are pushed away.
+    use: str = setting("split", choices=("split", "iqr", "expose"))
     reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
     known_rate: bool = setting(False)  # oracle_rate: the true one, which nobody knows in use
     known: bool = setting(False)  # oracle_exposed: the truly injected images are the suspects
-    quota: float = setting(0.0, low=0.0, high=1.0)  # share of alike images that stays in any case
     # expose: with p the probability that an image is mislabelled, a logistic step in its rank of
     # width ``temperature``, its odd samples are pushed away as p to this power and all of them
     # learned as 1 - p to it; none of it below ``floor``, the contamination that an estimate reads

@@ -33,14 +33,14 @@ class Scored:
     """Scores of images ``(n,)`` and of their positions ``(n, V, H, W)``.
 
     ``train_rows`` are the table's rows of the scored training images; ``held_out`` marks those that
-    the flow did not see, ``usable`` those that the method may learn anything from.
+    the flow did not see, ``eligible`` those that the method may learn anything from.
     """
 
     train: Tensor
     train_positions: Tensor
     train_rows: tuple[int, ...]
     held_out: Tensor
-    usable: Tensor
+    eligible: Tensor
     test: Tensor
     test_positions: Tensor
 

@@ -45,7 +45,6 @@ class FrozenBackbone(nn.Module):
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
         self.channels = tuple(self.model.feature_info.channels())
-        self.reductions = tuple(self.model.feature_info.reduction())
         self.requires_grad_(False)
         self.eval()
 

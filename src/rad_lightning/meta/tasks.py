@@ -81,9 +81,13 @@ class TaskSource(Protocol):
 
     def draw_task(self, support: int, query: int, generator: Generator) -> Task: ...
 
+    def pushed(self, query: int) -> int:
+        """How many of a query's samples, its last, are to be pushed away."""
+        return 0
+
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(TaskSource):
     """Support and query from the same, noisy training set: the reading that the paper suggests.
 
     Every task halves the physical parts anew and draws ``images`` of each half, so that the share
@@ -103,7 +107,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class PseudoNoise:
+class PseudoNoise(TaskSource):
     """Supports spoiled at a rate that differs from task to task; queries from trusted images.
 
     Args:
@@ -140,7 +144,7 @@ class PseudoNoise:
 
 
 @dataclass(frozen=True)
-class Trusted:
+class Trusted(TaskSource):
     """Supports from all images, as noisy as they are; queries from those that are believed, and at
     their end samples of suspects that the adapted flow is to push away.
 
@@ -164,7 +168,6 @@ class Trusted:
             raise ValueError("every image needs its odd samples, and one must be doubted")
 
     def pushed(self, query: int) -> int:
-        """How many of a query's samples, its last, are pushed away."""
         return min(query - 1, round(self.share * query)) if self.odd is not None else 0
 
     def draw_task(self, support: int, query: int, generator: Generator) -> Task:
@@ -184,7 +187,7 @@ class Trusted:
 
 
 @dataclass(frozen=True)
-class CrossCategory:
+class CrossCategory(TaskSource):
     """Each task from one of several categories, all of them others than the one to be deployed."""
 
     categories: Sequence[TaskSource]
@@ -196,7 +199,7 @@ class CrossCategory:
 
 @dataclass(frozen=True)
 class EpisodeBatches:
-    """The tasks of a step, as ``data.datamodule`` asks for them.
+    """The tasks of a step, as ``methods.batches`` asks for them.
 
     Args:
         tasks: of a step, over all ranks together; each rank draws its share, at least one.
@@ -214,7 +217,7 @@ class EpisodeBatches:
             self.source.draw_task(each, each, generator) for _ in range(max(1, self.tasks // world))
         ]
         support, query, rates = zip(*drawn, strict=True)
-        last = self.source.pushed(each) if isinstance(self.source, Trusted) else 0
+        last = self.source.pushed(each)
         pushed = (torch.arange(each) >= each - last).expand(len(drawn), each)
         return Episodes(_stack(support), _stack(query), torch.stack(rates), pushed)
 

@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MemoryConfig, MetaConfig, MethodConfig
-from rad_lightning.data.datamodule import Batches, ImageBatches, SampleBatches
 from rad_lightning.flows.heads import Head
 from rad_lightning.meta.tasks import (
     Bank,
@@ -23,6 +22,7 @@ from rad_lightning.meta.tasks import (
     Trusted,
     spoil,
 )
+from rad_lightning.methods.batches import Batches, ImageBatches, SampleBatches
 from rad_lightning.methods.bilevel import RadFlow
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.methods.robust_loss import LatentFlow

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.flows.stacked import one_cycle
 from rad_lightning.methods.penalty import Penalty, gathered
 from rad_lightning.robust.exposure import hinge
 from rad_lightning.robust.regularizer import weight_penalty
 from rad_lightning.robust.uncertainty import generalisation_gap, tail_weight
-
-WARM_UP = 0.1  # share of the steps: the flow starts as the identity, a long one is wasted
 
 
 class PlainFlow(LightningModule):
@@ -129,9 +128,7 @@ def schedule(
     """The learning rate over ``method.steps`` steps."""
     schedulers = torch.optim.lr_scheduler
     if method.schedule == "one_cycle":
-        return schedulers.OneCycleLR(
-            optimizer, method.lr, total_steps=method.steps + 1, pct_start=WARM_UP
-        )
+        return one_cycle(optimizer, method.lr, method.steps)
     if method.schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, method.steps)
     return schedulers.ConstantLR(optimizer, factor=1.0)

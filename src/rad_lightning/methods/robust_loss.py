@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from rad_lightning.config import MethodConfig
-from rad_lightning.data.datamodule import ImageBatch
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.methods.batches import ImageBatch
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.robust.latent import image_losses, image_weights, robust_loss
 

@@ -18,10 +18,7 @@ from rad_lightning.robust.memories import sparse_memories
 from rad_lightning.robust.trusted import (
     Contamination,
     OutOfFold,
-    Push,
-    alike,
     contamination,
-    gaussian_scores,
     image_suspicion,
     part_means,
     part_weights,
@@ -102,46 +99,22 @@ def find_trust(
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
     part = parts(groups) if cfg.by_part else torch.arange(len(groups))
     base = base[:, None, None].expand(samples.shape[:3])
+    try:
+        scores = sample_scores(method, head, samples, groups, base, seed, generator, tick)
+    except ValueError as error:  # too few images for folds or memories
+        raise UserError(f"method={method.name}: {error}") from error
+    alone = torch.stack([image_suspicion(head, s) for s in scores])
+    estimate = contamination(alone[0], groups, generator)
+    assumed = assumed_rate(cfg, estimate, injected)
+    strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
+    ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+    suspicion = ranks(ranks(ranked).mean(0))
     odd_share = min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
+    odd = oddest(within_image(scores), odd_share)
     told = cfg.use == "expose" and cfg.known
-    found = Beliefs(base)
-    image_ranks, sample_ranks = [], []
-    estimate = Contamination(0.0, 0.0, 0.0)
-    assumed = strength = 0.0
-    for turn in range(cfg.rounds):
-        try:
-            scores = sample_scores(
-                method, head, samples, groups, found, seed + turn, generator, tick
-            )
-        except ValueError as error:  # too few images for folds or memories
-            raise UserError(f"method={method.name}: {error}") from error
-        alone = torch.stack([image_suspicion(head, s) for s in scores])
-        if turn == 0:  # later ones are of flows that were told to push suspects away
-            estimate = contamination(alone[0], groups, generator)
-            assumed = assumed_rate(cfg, estimate, injected)
-            strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
-        judged = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
-        # All rounds have a say: each alone is a noisy judge, and a later one may talk itself into
-        # something.
-        image_ranks.append(ranks(judged).mean(0))
-        sample_ranks.append(within_image(scores))
-        suspicion = ranks(torch.stack(image_ranks).mean(0))
-        odd = oddest(torch.stack(sample_ranks).mean(0), odd_share)
-        suspects = injected if told else choose(cfg, judged[0], suspicion, part, assumed)
-        if cfg.quota:
-            suspects = suspects & ~spared(samples, suspicion, cfg.quota)
-        found = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
-    return Trust(suspicion, suspects, found.weights, found.exposed, estimate, assumed, strength)
-
-
-@dataclass(frozen=True)
-class Beliefs:
-    """How often a sample is learned from, and how often pushed away (if any is), ``(N, V, L)``;
-    the ``strength`` of that, from 0 to 1."""
-
-    weights: Tensor
-    exposed: Tensor | None = None
-    strength: float = 1.0
+    suspects = injected if told else choose(cfg, ranked[0], suspicion, part, assumed)
+    weights, exposed = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
+    return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength)
 
 
 def believe(
@@ -152,22 +125,20 @@ def believe(
     odd: Tensor,
     assumed: float,
     strength: float,
-) -> Beliefs:
-    """What follows from a ranking.
+) -> tuple[Tensor, Tensor | None]:
+    """How often a sample is learned from, and how often pushed away (if any is), ``(N, V, L)``.
 
     Args:
         base: ``(N, V, L)`` weights under which nothing is suspicious.
         odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is doubted.
     """
-    if cfg.use == "soft":
-        return Beliefs(base * (1 - suspicion)[:, None, None])
     if cfg.use != "expose":
-        return Beliefs(base * ~suspects[:, None, None])
+        return base * ~suspects[:, None, None], None
     doubt = suspects.float() if cfg.known else probability(suspicion, assumed, cfg.temperature)
     normal = 1 - strength * (1 - (1 - doubt) ** cfg.power)
     pushed = (doubt**cfg.power)[:, None, None] * odd
     exposed = pushed if strength and (pushed > 0).any() else None
-    return Beliefs(base * normal[:, None, None], exposed, strength)
+    return base * normal[:, None, None], exposed
 
 
 def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
@@ -191,7 +162,7 @@ def oddest(ranked: Tensor, share: float) -> Tensor:
 def trust_steps(cfg: TrustConfig) -> int:
     """Gradient steps that ``find_trust`` takes."""
     trained = cfg.source in ("out_of_fold", "both", "in_sample")
-    return cfg.rounds * cfg.steps if trained else 0
+    return cfg.steps if trained else 0
 
 
 def sample_scores(
@@ -199,7 +170,7 @@ def sample_scores(
     head: Head,
     samples: Tensor,
     groups: Tensor,
-    beliefs: Beliefs,
+    weights: Tensor,
     seed: int,
     generator: Generator,
     tick: Callable[[], object],
@@ -212,19 +183,13 @@ def sample_scores(
         flows = OutOfFold(
             folds, cfg.steps, method.batch_size, method.lr, stream_seed("folds", seed)
         )
-        push = None
-        if beliefs.exposed is not None:
-            weight = beliefs.strength * cfg.weight
-            push = Push(beliefs.exposed, cfg.share, weight, cfg.margin)
-        found.append(flows.scores(head, samples, groups, beliefs.weights, push, tick))
+        found.append(flows.scores(head, samples, groups, weights, tick))
     if cfg.source in ("memories", "both"):
         device = head.whitening.mean.device
         distances = sparse_memories(
             samples.to(device).float(), groups, cfg.memories, cfg.memory_share, generator
         )
         found.append(distances.cpu())
-    if cfg.source == "gaussian":
-        found.append(gaussian_scores(head, samples))
     return found
 
 
@@ -255,14 +220,3 @@ def choose(
     suspects = torch.zeros(len(suspicion), dtype=torch.bool)
     suspects[taken] = True
     return suspects
-
-
-def spared(samples: Tensor, suspicion: Tensor, quota: float) -> Tensor:
-    """The ``quota`` least suspicious of each cluster of alike images, ``(N,)`` bool: what is rare
-    but normal is not purged as a whole."""
-    cluster = alike(samples.float().nanmean((1, 2)), max(1, round(math.sqrt(len(samples)))))
-    keep = torch.zeros(len(samples), dtype=torch.bool)
-    for c in torch.unique(cluster):
-        rows = (cluster == c).nonzero()[:, 0]
-        keep[rows[suspicion[rows].argsort()[: math.ceil(quota * len(rows))]]] = True
-    return keep

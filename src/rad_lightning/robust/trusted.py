@@ -14,16 +14,14 @@ from statistics import NormalDist
 
 import torch
 from torch import Generator, Tensor
-from torch.func import functional_call, stack_module_state, vmap
 
 from rad_lightning.common.threads import each
-from rad_lightning.flows.coupling import standard_normal_nll
+from rad_lightning.flows.coupling import Parameters, nll, standard_normal_nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.robust.exposure import hinge
+from rad_lightning.flows.stacked import fit_stack
 
 SCORED = 64  # images whose samples are scored at once
 SCORED_SAMPLES = 1024  # of them in one piece: what a core's cache holds
-WARM_UP = 0.1  # share of the steps in which the learning rate rises
 
 
 def gaussian_scores(head: Head, samples: Tensor) -> Tensor:
@@ -101,31 +99,6 @@ def fold_of(groups: Tensor, folds: int, generator: Generator) -> Tensor:
     return (torch.randperm(count, generator=generator) % min(folds, count))[part]
 
 
-def alike(descriptors: Tensor, count: int) -> Tensor:
-    """A cluster for each of ``(N, D)``: that of the nearest of ``count`` centres, each as far from
-    those before as any (greedy k-center), ``(N,)``."""
-    first = (descriptors - descriptors.median(0).values).norm(dim=1).argmin()
-    nearest = (descriptors - descriptors[first]).norm(dim=1)
-    cluster = torch.zeros(len(descriptors), dtype=torch.long)
-    for c in range(1, min(count, len(descriptors))):
-        distance = (descriptors - descriptors[nearest.argmax()]).norm(dim=1)
-        closer = distance < nearest
-        cluster[closer], nearest = c, torch.minimum(nearest, distance)
-    return cluster
-
-
-@dataclass(frozen=True)
-class Push:
-    """Samples that flows are to push away: ``weights`` ``(N, V, L)`` how often each is drawn, the
-    ``share`` of a batch that they are, the ``weight`` of their loss, the ``margin`` (nats per
-    dimension) from which it fades."""
-
-    weights: Tensor
-    share: float
-    weight: float
-    margin: float
-
-
 def drawn_from(sums: Tensor, count: int, generator: Generator) -> Tensor:
     """``count`` places for each row of running sums of weights, ``(K, P) -> (K, count)``."""
     where = torch.rand(len(sums), count, generator=generator, dtype=torch.double)
@@ -156,7 +129,6 @@ class OutOfFold:
         samples: Tensor,
         groups: Tensor,
         weights: Tensor,
-        push: Push | None = None,
         tick: Callable[[], object] = lambda: None,
     ) -> Tensor:
         """NLL of every sample under a flow that saw no image of its physical part, ``(N, V, L)``.
@@ -168,7 +140,6 @@ class OutOfFold:
             samples: ``(N, V, L, D)``, NaN where there is no image.
             groups: ``(N,)``.
             weights: ``(N, V, L)`` how often a sample is drawn; 0: never.
-            push: what the flows are to push away besides; ignored by a fold that knows none of it.
             tick: called after every step.
 
         Raises:
@@ -178,7 +149,7 @@ class OutOfFold:
             raise ValueError(f"out-of-fold scores need two images, got {len(samples)}")
         generator = Generator().manual_seed(self.seed)
         fold = fold_of(groups, self.folds, generator)
-        params = self._fit(head, samples, weights, push, fold, generator, tick)
+        params = self._fit(head, samples, weights, fold, generator, tick)
         found = torch.empty(samples.shape[:3])
         for k in range(int(fold.max()) + 1):
             of_fold = (fold == k).nonzero()[:, 0]
@@ -192,7 +163,6 @@ class OutOfFold:
         head: Head,
         samples: Tensor,
         weights: Tensor,
-        push: Push | None,
         fold: Tensor,
         generator: Generator,
         tick: Callable[[], object],
@@ -200,53 +170,24 @@ class OutOfFold:
         device, length = head.whitening.mean.device, samples.shape[2]
         flat = samples.flatten(0, 2)
         # A single infinite value would turn a whole flow, and all that it scores, into NaN.
-        usable = flat.sum(1, dtype=torch.float32).isfinite()
+        finite = flat.sum(1, dtype=torch.float32).isfinite()
         image = torch.arange(len(samples)).repeat_interleave(samples.shape[1] * length)
         folds = int(fold.max()) + 1
-
-        def sums(of: Tensor) -> Tensor:
-            # Sums rather than torch.multinomial, which takes no more than 2^24 samples.
-            drawn = torch.where(usable, of.flatten(), 0.0).double()
-            out = [(fold[image] == k) if folds > 1 else image < 0 for k in range(folds)]
-            return torch.stack([torch.where(o, 0.0, drawn).cumsum(0) for o in out])
-
-        learned = sums(weights)
-        if not (learned[:, -1] > 0).all():
+        drawn = torch.where(finite, weights.flatten(), 0.0).double()
+        out = [(fold[image] == k) if folds > 1 else image < 0 for k in range(folds)]
+        sums = torch.stack([torch.where(o, 0.0, drawn).cumsum(0) for o in out])
+        if not (sums[:, -1] > 0).all():
             raise ValueError("a fold has no image to learn from: all that it could use weigh 0")
-        pushed = sums(push.weights) if push else None
-        if pushed is not None and not (pushed[:, -1] > 0).all():
-            push = pushed = None
-        odd = min(self.batch - 1, round(push.share * self.batch)) if push else 0
-        stacked, _ = stack_module_state([head.flow] * folds)
-        params = {name: p.detach().clone().requires_grad_() for name, p in stacked.items()}
 
-        def losses(at: dict[str, Tensor], x: Tensor, condition: Tensor | None) -> Tensor:
-            found = standard_normal_nll(*functional_call(head.flow, at, (x, condition)))
-            loss = found[: len(found) - odd].mean()
-            if push and odd:
-                loss = loss + push.weight * hinge(found[len(found) - odd :], push.margin).mean()
-            return loss
+        def draw() -> tuple[Tensor, Tensor | None]:
+            at = drawn_from(sums, self.batch, generator)
+            return flat[at].to(device).float(), head.condition((at % length).to(device))
 
-        every = vmap(losses, (0, 0, None if head.encoding is None else 0))
-        optimizer = torch.optim.Adam(params.values(), lr=self.lr)
-        # OneCycleLR divides by the length of the rise.
-        warm_up = WARM_UP if self.steps * WARM_UP >= 1 else 0.0
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=self.steps + 1, pct_start=warm_up
-        )
-        for _ in range(self.steps):
-            at = drawn_from(learned, self.batch - odd, generator)
-            if pushed is not None:
-                at = torch.cat((at, drawn_from(pushed, odd, generator)), 1)
-            x = flat[at].to(device).float()
-            loss = every(params, x, head.condition((at % length).to(device)))
-            optimizer.zero_grad()
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            clip_each([p.grad for p in params.values() if p.grad is not None], 1.0)
-            optimizer.step()
-            schedule.step()
-            tick()
-        return {name: p.detach() for name, p in params.items()}
+        def loss(params: Parameters, batch: tuple[Tensor, Tensor | None]) -> Tensor:
+            return nll(head.flow, params, *batch).mean()
+
+        flows = [head.flow] * folds
+        return fit_stack(flows, draw, loss, steps=self.steps, lr=self.lr, tick=tick)
 
     @torch.no_grad()
     def _score(self, head: Head, params: dict[str, Tensor], samples: Tensor) -> Tensor:
@@ -262,20 +203,12 @@ class OutOfFold:
 
         def scored(rows: Tensor) -> Tensor:
             x, condition = flat[rows].to(device).float(), head.condition((rows % length).to(device))
-            nll = standard_normal_nll(*flow(x, condition))
-            return nll.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
+            scores = standard_normal_nll(*flow(x, condition))
+            return scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
 
         if len(valid):
             found[valid] = torch.cat(each(scored, torch.split(valid, SCORED_SAMPLES)))
         return found.view(samples.shape[:3])
-
-
-def clip_each(gradients: list[Tensor], largest: float) -> None:
-    """Shorten, in place, the gradient of each of the stacked models to the norm ``largest``."""
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
-    scale = (largest / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0)
-    for g in gradients:
-        g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
 
 
 @dataclass(frozen=True)

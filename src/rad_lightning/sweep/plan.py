@@ -18,12 +18,12 @@ from rad_lightning.common.runs import PLAN, RESULT, RunDirectory, write_text
 from rad_lightning.common.threads import flow_threads, limited, torch_threads
 from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.flows.coupling import nll
-from rad_lightning.training.job import Cell, Shared, open_cell
+from rad_lightning.training.job import Job, Shared, open_job
 from rad_lightning.training.trainer import build_head
 
 PLAN_VERSION = 1
 TIMED_STEPS = 5
-OVERHEAD = 3.0  # seconds of a cell besides its training steps, where none was measured
+OVERHEAD = 3.0  # seconds of a job besides its training steps, where none was measured
 SHOWN = 5
 
 
@@ -33,24 +33,24 @@ class Planned:
 
     overrides: tuple[str, ...]
     cfg: TrainConfig | None = None
-    cell: Cell | None = None
+    job: Job | None = None
     problem: str | None = None
     was: int | None = None  # mtime of a result that was there before
 
     @property
     def run(self) -> RunDirectory:
-        if self.cell is None:
+        if self.job is None:
             raise ValueError(f"no run directory: {self.problem}")
-        return self.cell.run
+        return self.job.run
 
     @property
     def to_go(self) -> bool:
-        return self.cell is not None and not self.done
+        return self.job is not None and not self.done
 
     @property
     def done(self) -> bool:
         """Whether there is a result that this sweep need not make, or has made."""
-        return self.cell is not None and stamp(self.cell.run) not in (None, self.was)
+        return self.job is not None and stamp(self.job.run) not in (None, self.was)
 
 
 def stamp(run: RunDirectory) -> int | None:
@@ -66,7 +66,7 @@ def make_plan(
     """Open every cell's data, so that impossible ones are known before anything is trained.
 
     Raises:
-        UserError: no cell is possible, or the cells have several output folders.
+        UserError: no job is possible, or the cells have several output folders.
     """
     planned = []
     with progress.bar("planning", len(composed)) as bar:
@@ -75,14 +75,14 @@ def make_plan(
             try:
                 if isinstance(cfg, UserError):
                     raise cfg
-                item.cfg, item.cell = cfg, open_cell(cfg, shared)
+                item.cfg, item.job = cfg, open_job(cfg, shared)
                 if not cfg.resume:
                     item.was = stamp(item.run)
             except UserError as error:
                 item.problem = " ".join(str(error).split())
             planned.append(item)
             bar.advance()
-    possible = [p for p in planned if p.cell]
+    possible = [p for p in planned if p.job]
     if not possible:
         raise UserError(planned[0].problem or "nothing to run")
     if len({p.run.path.parent.resolve() for p in possible}) > 1:
@@ -95,8 +95,8 @@ def refuse_twins(planned: Sequence[Planned]) -> None:
     """Raise ``UserError`` at two cells that no table could tell apart."""
     known: dict[str, Planned] = {}
     for item in planned:
-        assert item.cfg is not None and item.cell is not None
-        table = item.cell.data.table
+        assert item.cfg is not None and item.job is not None
+        table = item.job.data.table
         other = known.setdefault(
             digest([number_fields(item.cfg), table.name, table.category], 32), item
         )
@@ -139,12 +139,12 @@ def noise_lines(planned: Sequence[Planned]) -> list[str]:
     """A line per category: for each level what was asked and what the data give."""
     by_category: dict[str, dict[float, set[str]]] = {}
     for item in planned:
-        if item.cell is None:
+        if item.job is None:
             continue
-        noise = item.cell.data.contamination
+        noise = item.job.data.contamination
         if noise.mode == "none":
             continue
-        table = item.cell.data.table
+        table = item.job.data.table
         name = f"{table.name}/{table.category}, {noise.mode}, share of {noise.denominator}"
         achieved = f"{100 * noise.achieved:.3g} % ({noise.injected} of {noise.of})"
         by_category.setdefault(name, {}).setdefault(noise.requested, set()).add(achieved)
@@ -210,8 +210,8 @@ def write_plan(
     cells = []
     for item in planned:
         about: dict[str, Any] = {"run": None, "overrides": list(item.overrides)}
-        if item.cell is not None:
-            facts = item.cell.facts()
+        if item.job is not None:
+            facts = item.job.facts()
             about |= {k: facts[k] for k in ("dataset", "category", "head", "method", "seed")}
             about |= {k: facts["noise"][k] for k in ("achieved", "contamination")}
             about |= {"run": item.run.path.name, "ratio": facts["noise"]["requested"]}

@@ -9,7 +9,7 @@ from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE
 from rad_lightning.config import TrainConfig
 from rad_lightning.report import write_report
-from rad_lightning.sweep.cells import failure_of, forget, write_failure
+from rad_lightning.sweep.jobs import failure_of, forget, write_failure
 from rad_lightning.sweep.plan import Planned, announce, make_plan, write_plan
 from rad_lightning.sweep.watch import Watch
 
@@ -35,14 +35,14 @@ def run_sweep(
         title: of the report; ``None`` takes the folder's name.
 
     Raises:
-        UserError: no cell is possible.
+        UserError: no job is possible.
         CellsFailedError: at the end, when cells have no result; the others are done.
     """
     quiet = not all(cfg.progress for _, cfg in composed if isinstance(cfg, TrainConfig))
     progress = Progress(quiet=quiet)
     planned = make_plan(composed, forget(), progress)
     announce(planned, progress)
-    folder, claims = next((p.run.path.parent, p.cfg.claims) for p in planned if p.cell and p.cfg)
+    folder, claims = next((p.run.path.parent, p.cfg.claims) for p in planned if p.job and p.cfg)
     write_plan(folder, planned, command, title or folder.name, claims)
     to_go = [p for p in planned if p.to_go]
     for item in to_go:
@@ -51,8 +51,8 @@ def run_sweep(
         with Watch(planned, progress):
             raised = launch([p.overrides for p in to_go]) if to_go else []
             for item, error in zip(to_go, raised, strict=True):
-                if error is not None and item.cell and item.to_go:
-                    write_failure(item.cell, error)
+                if error is not None and item.job and item.to_go:
+                    write_failure(item.job, error)
     except KeyboardInterrupt:
         progress.say(f"   interrupted with {sum(p.to_go for p in planned)} cells to go")
         raise

@@ -8,7 +8,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from rad_lightning.common.progress import Progress, duration
-from rad_lightning.sweep.cells import failure_of
+from rad_lightning.sweep.jobs import failure_of
 from rad_lightning.sweep.plan import Planned
 
 EVERY = 0.5  # seconds between two looks
@@ -61,8 +61,8 @@ class Watch:
             self.progress.say(f"{self.finished:>7}/{self.total}  {self._line(item, failure)}")
 
     def _line(self, item: Planned, failure: dict[str, str] | None) -> str:
-        assert item.cell is not None
-        facts = item.cell.facts()
+        assert item.job is not None
+        facts = item.job.facts()
         noise = facts["noise"]
         level = "" if noise["mode"] == "none" else f" {noise['mode']} {noise['requested']:g}"
         name = (

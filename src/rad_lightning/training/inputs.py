@@ -1,4 +1,4 @@
-"""What a training learns from: whitened samples, held-out images, trust, made defects."""
+"""``prepare``: a job in, all that its training begins with out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
-from rad_lightning.config import TrainConfig
 from rad_lightning.data.dataset import Dataset, open_dataset
 from rad_lightning.data.pseudo import made_path, write_made
 from rad_lightning.data.splits import Roles, file_hashes
@@ -20,84 +19,131 @@ from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
 from rad_lightning.methods.build import Training
 from rad_lightning.methods.selection import Trust, find_trust, trust_steps
-from rad_lightning.training.job import Cell, cell_features, pick_device
+from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.trainer import build_head, embed, fit_whitening
 
 FEWEST_HELD_OUT = 5
-JUDGES = 0.5  # the less suspicious half of the held-out images chooses the step
-
-
-def usable_images(data: Dataset, clean_only: bool) -> Tensor:
-    """``(n_train,)`` bool: the training images that a method may learn anything from."""
-    clean = [data.roles[row] == Roles.TRAIN for row in data.rows(*Roles.TRAINED)]
-    return torch.tensor(clean) if clean_only else torch.ones(len(clean)).bool()
-
-
-def whiten(
-    cfg: TrainConfig, data: Dataset, features: FeatureSet, usable: Tensor, device: torch.device
-) -> tuple[Head, Tensor]:
-    """The head with its channel reduction fitted, and the training samples ``(n, V, L, D)``."""
-    rows = data.rows(*Roles.TRAINED)
-    head = build_head(cfg.head, features.shape(), cfg.seed).to(device)
-    fit_whitening(head, features, [r for r, u in zip(rows, usable, strict=True) if u], cfg.seed)
-    return head, embed(head, features, rows)
+VALIDATION = 0.5  # the less suspicious half of the held-out images chooses the step
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is known of the N training images when a training begins.
+class TrainingImages:
+    """The N training images, in the order of the table, and what is known of them.
 
-    ``usable``, ``held_out``, ``judges``, ``injected`` ``(N,)`` bool: ``judges`` are the held-out
-    images that choose the step to keep. ``trust`` is about the usable ones.
+    Masks ``(N,)`` bool. ``eligible``: the method may learn anything from it (an oracle leaves the
+    injected ones out). ``held_out``: kept from the flow, to place the threshold; ``validation``:
+    those of them that choose the step to keep. ``injected``: its label is wrong, which only oracles
+    and the evaluation read.
     """
 
+    rows: tuple[int, ...]  # in the table
     samples: Tensor  # (N, V, L, D)
-    usable: Tensor
-    held_out: Tensor
-    judges: Tensor
+    groups: Tensor  # (N,) physical parts
     injected: Tensor
-    training: Training
-    trust: Trust | None
+    eligible: Tensor
+    held_out: Tensor
+    validation: Tensor
+    trust: Trust | None  # about the eligible ones
+
+    @property
+    def fitted(self) -> Tensor:
+        """Those that the flow is fitted to, ``(N,)`` bool."""
+        return self.eligible & ~self.held_out
 
 
-def find_material(
-    cell: Cell, data: Dataset, head: Head, samples: Tensor, usable: Tensor, progress: Progress
-) -> Material:
-    """What the method may learn from: the usable images, what it believes of them, and more if it
-    asks."""
-    cfg, method = cell.cfg, cell.cfg.method
-    held_out = held_out_images(data, usable, method.holdout, cfg.seed)
-    fitted, judges = usable & ~held_out, held_out
-    rows = data.rows(*Roles.TRAINED)
-    groups = group_numbers([data.table.samples[row].group for row in rows])
-    injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
-    trust = None
-    if method.trust.on:
-        with progress.bar("trust", trust_steps(method.trust)) as bar:
-            trust = find_trust(
-                method, head, samples[usable], groups[usable], injected[usable], cfg.seed,
-                bar.advance,
-            )  # fmt: skip
-        # A step must not be chosen for fitting images that the method itself distrusts.
-        believed = torch.zeros_like(usable)
-        believed[usable] = trust.suspicion < JUDGES
-        judges = held_out & believed if (held_out & believed).any() else held_out
-    chosen = [row for row, f in zip(rows, fitted.tolist(), strict=True) if f]
-    spoiled, others = None, []
-    if method.meta.source == "pseudo_noise" and method.meta.pseudo != "latent":
-        spoiled = embed_images(cell, head, *spoiled_images(cell, data, chosen), progress)
-    if method.meta.source == "cross_category":
-        others = [other_category(cell, c, progress) for c in method.meta.categories or []]
-    training = Training(
-        samples[fitted],
-        groups[fitted],
-        samples[judges],
-        trust.of(fitted[usable]) if trust else None,
-        float(injected[fitted].float().mean()) if fitted.any() else 0.0,
-        spoiled,
-        tuple(others),
+@dataclass(frozen=True)
+class Prepared:
+    """All that a training begins with: nothing random or slow is left to find out.
+
+    ``data`` is without the images that cannot be read. ``head`` has its whitening fitted and its
+    flow untrained. ``spoiled`` and ``others`` are what some task sources ask for, see ``Training``.
+    """
+
+    job: Job
+    data: Dataset
+    features: FeatureSet  # by the rows of the table
+    head: Head
+    images: TrainingImages
+    spoiled: Tensor | None = None
+    others: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def training(self) -> Training:
+        """What the method may learn from."""
+        images, fitted = self.images, self.images.fitted
+        share = float(images.injected[fitted].float().mean()) if fitted.any() else 0.0
+        return Training(
+            images.samples[fitted],
+            images.groups[fitted],
+            images.samples[images.validation],
+            images.trust.of(fitted[images.eligible]) if images.trust else None,
+            share,
+            self.spoiled,
+            self.others,
+        )
+
+
+def prepare(job: Job, progress: Progress) -> Prepared:
+    """Features, whitening, the split of the training images, and what the method believes of them.
+
+    Raises:
+        UserError: unreadable or too few images, or settings that leave nothing to learn from.
+    """
+    cfg, method = job.cfg, job.cfg.method
+    data, features = featurise(job, progress)
+    with progress.stage("samples"):
+        rows = data.rows(*Roles.TRAINED)
+        injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
+        eligible = ~injected if method.clean_only else torch.ones_like(injected)
+        if not eligible.any():
+            raise UserError(
+                f"method={method.name}: all {len(rows)} training images are injected ones; "
+                "accepted is a lower noise.ratio"
+            )
+        head, samples = whiten(job, features, rows, eligible)
+        groups = group_numbers([data.table.samples[row].group for row in rows])
+        held_out = held_out_images(data, eligible, method.holdout, cfg.seed)
+    images = TrainingImages(
+        tuple(rows), samples, groups, injected, eligible, held_out, held_out, None
     )
-    return Material(samples, usable, held_out, judges, injected, training, trust)
+    if method.trust.on:
+        with progress.stage("trust"):
+            images = ranked(job, head, images, progress)
+    spoiled, others = None, []
+    with progress.stage("samples"):
+        if method.meta.source == "pseudo_noise" and method.meta.pseudo != "latent":
+            chosen = [row for row, f in zip(rows, images.fitted.tolist(), strict=True) if f]
+            spoiled = embed_images(job, head, *spoiled_images(job, data, chosen), progress)
+        if method.meta.source == "cross_category":
+            others = [other_category(job, c, progress) for c in method.meta.categories or []]
+    return Prepared(job, data, features, head, images, spoiled, tuple(others))
+
+
+def whiten(
+    job: Job, features: FeatureSet, rows: Sequence[int], eligible: Tensor
+) -> tuple[Head, Tensor]:
+    """The head with its channel reduction fitted to the eligible of the images at ``rows``, and the
+    samples of all of them, ``(N, V, L, D)``."""
+    cfg = job.cfg
+    head = build_head(cfg.head, features.shape(), cfg.seed).to(pick_device(cfg.trainer.accelerator))
+    fit_whitening(head, features, [r for r, e in zip(rows, eligible, strict=True) if e], cfg.seed)
+    return head, embed(head, features, list(rows))
+
+
+def ranked(job: Job, head: Head, images: TrainingImages, progress: Progress) -> TrainingImages:
+    """``images`` with the eligible ones ranked by suspicion. A step must not be chosen for fitting
+    images that the method itself distrusts: the less suspicious of the held-out ones choose it."""
+    method, of = job.cfg.method, images.eligible
+    with progress.bar("trust", trust_steps(method.trust)) as bar:
+        trust = find_trust(
+            method, head, images.samples[of], images.groups[of], images.injected[of],
+            job.cfg.seed, bar.advance,
+        )  # fmt: skip
+    trusted = torch.zeros_like(of)
+    trusted[of] = trust.suspicion < VALIDATION
+    validation = images.held_out & trusted
+    return replace(
+        images, trust=trust, validation=validation if validation.any() else images.held_out
+    )
 
 
 def group_numbers(names: Sequence[str]) -> Tensor:
@@ -106,26 +152,26 @@ def group_numbers(names: Sequence[str]) -> Tensor:
     return torch.tensor([known[name] for name in names])
 
 
-def spoiled_images(cell: Cell, data: Dataset, rows: Sequence[int]) -> tuple[list[Path], list[str]]:
+def spoiled_images(job: Job, data: Dataset, rows: Sequence[int]) -> tuple[list[Path], list[str]]:
     """The images at ``rows`` with a made defect each, and their hashes. What is made on an image
     follows from its content alone, so that all cells of a sweep share the features."""
-    kind, paths = cell.cfg.method.meta.pseudo, []
+    kind, paths = job.cfg.method.meta.pseudo, []
     for row in rows:
         sample, sha256 = data.table.samples[row], data.hashes[row]
         path = made_path(kind, int(sha256[:15], 16), sample.path)
-        folder = Path(cell.cfg.cache.dir) / "made" / sha256[:16]
+        folder = Path(job.cfg.cache.dir) / "made" / sha256[:16]
         paths.append(write_made(folder, path, data.table.absolute(sample)))
     return paths, file_hashes(paths)
 
 
-def other_category(cell: Cell, category: str, progress: Progress) -> tuple[Tensor, Tensor]:
+def other_category(job: Job, category: str, progress: Progress) -> tuple[Tensor, Tensor]:
     """Samples and parts of another category's training images, under the same noise. They are
     whitened by themselves, so that every category starts from the same Gaussian."""
-    cfg = replace(cell.cfg, data=replace(cell.cfg.data, category=category))
+    cfg = replace(job.cfg, data=replace(job.cfg.data, category=category))
     data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir))
     rows = data.rows(*Roles.TRAINED)
     paths = [data.table.absolute(data.table.samples[row]) for row in rows]
-    features = cell_features(cell, paths, [data.hashes[row] for row in rows], progress)
+    features = job_features(job, paths, [data.hashes[row] for row in rows], progress)
     for reason in features.unreadable.values():
         raise UserError(f"{reason}; of method.meta.categories no image may be unreadable")
     head = build_head(cfg.head, features.shape(), cfg.seed).to(pick_device(cfg.trainer.accelerator))
@@ -136,15 +182,15 @@ def other_category(cell: Cell, category: str, progress: Progress) -> tuple[Tenso
 
 
 def embed_images(
-    cell: Cell, head: Head, paths: Sequence[Path], hashes: Sequence[str], progress: Progress
+    job: Job, head: Head, paths: Sequence[Path], hashes: Sequence[str], progress: Progress
 ) -> Tensor:
     """Flow samples ``(n, V, L, D)`` of any readable images."""
-    features = cell_features(cell, paths, hashes, progress)
+    features = job_features(job, paths, hashes, progress)
     return embed(head, features, list(range(len(paths))))
 
 
-def held_out_images(data: Dataset, usable: Tensor, fraction: float, seed: int) -> Tensor:
-    """``(n_train,)`` bool: usable images kept from the flow, whole physical parts at a time.
+def held_out_images(data: Dataset, eligible: Tensor, fraction: float, seed: int) -> Tensor:
+    """``(n_train,)`` bool: eligible images kept from the flow, whole physical parts at a time.
 
     They choose the step to keep and calibrate the threshold. At least ``FEWEST_HELD_OUT`` where
     there are twice as many; none of a single part, which has no unseen images. Methods that use
@@ -155,14 +201,14 @@ def held_out_images(data: Dataset, usable: Tensor, fraction: float, seed: int) -
     names = sorted(set(groups))
     generator = torch.Generator().manual_seed(stream_seed("holdout", seed))
     order = [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
-    eligible = {g for g, use in zip(groups, usable.tolist(), strict=True) if use}
-    order = [name for name in order if name in eligible]
+    there = {g for g, use in zip(groups, eligible.tolist(), strict=True) if use}
+    order = [name for name in order if name in there]
     if not fraction or len(order) < 2:
         return held
-    count = int(usable.sum())
+    count = int(eligible.sum())
     wanted = max(fraction * count, min(FEWEST_HELD_OUT, count // 2))
     for name in order[:-1]:
         if held.sum() >= wanted:
             break
-        held |= torch.tensor([g == name for g in groups]) & usable
+        held |= torch.tensor([g == name for g in groups]) & eligible
     return held

@@ -50,7 +50,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One training, known before any of its work is done."""
 
     cfg: TrainConfig
@@ -81,7 +81,7 @@ class Cell:
         }
 
 
-def open_cell(cfg: TrainConfig, shared: Shared | None = None) -> Cell:
+def open_job(cfg: TrainConfig, shared: Shared | None = None) -> Job:
     """Read, hash, split and contaminate the images; load the backbone.
 
     Raises:
@@ -89,23 +89,23 @@ def open_cell(cfg: TrainConfig, shared: Shared | None = None) -> Cell:
     """
     shared = shared or Shared()
     data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir), shared.tables)
-    return Cell(cfg, data, shared.backbone(cfg))
+    return Job(cfg, data, shared.backbone(cfg))
 
 
-def featurise(cell: Cell, progress: Progress) -> tuple[Dataset, FeatureSet]:
+def featurise(job: Job, progress: Progress) -> tuple[Dataset, FeatureSet]:
     """The features of the images that are trained or tested on, by their rows in the table, and
     the dataset without those that cannot be read."""
-    cfg, data = cell.cfg, cell.data
+    cfg, data = job.cfg, job.data
     counts = ", ".join(f"{n} {role}" for role, n in sorted(data.counts().items()))
     progress.say(f"        data  {data.table.name}/{data.table.category}: {counts}")
     progress.say(f"       noise  {data.contamination}")
     for note in data.table.notes:
         progress.say(f"        note  {note}")
     with progress.stage("features"):
-        progress.say(f"    backbone  {cell.backbone.description}")
+        progress.say(f"    backbone  {job.backbone.description}")
         rows = data.rows(*Roles.TRAINED, *Roles.TESTED)
         paths = [data.table.absolute(data.table.samples[row]) for row in rows]
-        features = cell_features(cell, paths, [data.hashes[row] for row in rows], progress)
+        features = job_features(job, paths, [data.hashes[row] for row in rows], progress)
         features = features.numbered(rows)
     if features.unreadable:
         reason = next(iter(features.unreadable.values()))
@@ -121,15 +121,15 @@ def featurise(cell: Cell, progress: Progress) -> tuple[Dataset, FeatureSet]:
     return data, features
 
 
-def cell_features(
-    cell: Cell, paths: Sequence[Path], hashes: Sequence[str], progress: Progress
+def job_features(
+    job: Job, paths: Sequence[Path], hashes: Sequence[str], progress: Progress
 ) -> FeatureSet:
     """Features of images as this cell's head reads them, from the cache where they are there."""
-    cfg = cell.cfg
+    cfg = job.cfg
     return compute_features(
         paths,
         hashes,
-        cell.backbone,
+        job.backbone,
         feature_spec(cfg),
         cache_dir=Path(cfg.cache.dir) if cfg.cache.enabled else None,
         batch_size=cfg.backbone.batch_size,

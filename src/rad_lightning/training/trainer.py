@@ -26,9 +26,9 @@ from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.runs import write_text
 from rad_lightning.common.threads import flow_threads, torch_threads
 from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
-from rad_lightning.data.datamodule import Batches, StepDataModule
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.methods.batches import Batches, StepDataModule
 from rad_lightning.methods.build import flat_samples
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.tracking.wandb import log_curves
@@ -112,7 +112,7 @@ def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Ended:
     """How a training ended: whether this is its first node, and the trimmed NLL of the held-out
     samples under the deployed parameters (nats per dimension; ``None`` without such samples)."""
 
@@ -120,7 +120,7 @@ class Fit:
     held_out_nll: float | None
 
 
-def fit(
+def fit_flow(
     module: PlainFlow,
     batches: Batches,
     held_out: Tensor,
@@ -129,7 +129,7 @@ def fit(
     checkpoint: Path | None,
     progress: Progress,
     wandb: WandbLogger | None = None,
-) -> Fit:
+) -> Ended:
     """Train ``module.head.flow`` in place, and give it its deployed parameters.
 
     Args:
@@ -172,7 +172,7 @@ def fit(
         write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
         if wandb and spawned:
             log_curves(wandb, log)
-    return Fit(trainer.is_global_zero, judge.judge(module) if judge else None)
+    return Ended(trainer.is_global_zero, judge.judge(module) if judge else None)
 
 
 def joined_log(earlier: str, later: str) -> str:

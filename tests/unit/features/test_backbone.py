@@ -64,11 +64,10 @@ def test_fingerprint_sees_name_indices_and_every_weight() -> None:
     assert len(seen) == 2 + len(backbone.model.state_dict())
 
 
-def test_maps_have_the_announced_channels_and_reductions() -> None:
+def test_maps_have_the_announced_channels() -> None:
     backbone = FrozenBackbone(TINY, (1, 3), "untrained")
     maps = backbone(picture())
     assert tuple(m.shape[1] for m in maps) == backbone.channels
-    assert tuple(32 // m.shape[2] for m in maps) == backbone.reductions
 
 
 def test_images_are_normalised_by_the_models_own_mean_and_deviation() -> None:

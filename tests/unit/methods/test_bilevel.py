@@ -33,7 +33,7 @@ from rad_lightning.methods.penalty import Penalty
 from rad_lightning.methods.selection import Trust
 from rad_lightning.robust.regularizer import weight_penalty
 from rad_lightning.robust.trusted import Contamination
-from rad_lightning.training.trainer import fit
+from rad_lightning.training.trainer import fit_flow
 
 PATCH = HeadSpec(
     grid=(4, 5), inputs=2, channels=2, blocks=3, hidden=8, clamp=2.0, position_dims=4,
@@ -103,7 +103,7 @@ def train(
     module, batches = build_method(cfg.method, head, given, cfg.seed)
     assert isinstance(module, RadFlow)
     unseen = material(spec, 9).samples[:held_out]
-    fitted = fit(module, batches, unseen, cfg, run, checkpoint, Progress(quiet=True))
+    fitted = fit_flow(module, batches, unseen, cfg, run, checkpoint, Progress(quiet=True))
     return Trained(module, run, fitted.held_out_nll)
 
 
@@ -629,7 +629,7 @@ def test_the_adapted_flow_pushes_odd_samples_away(tmp_path: Path) -> None:
         head = Head(replace(PATCH, position_dims=0))
         module, batches = build_method(cfg.method, head, exposing(strength), 3)
         run = tmp_path / str(strength)
-        fit(module, batches, odd[:0].view(0, 1, 20, 2), cfg, run, None, Progress(quiet=True))
+        fit_flow(module, batches, odd[:0].view(0, 1, 20, 2), cfg, run, None, Progress(quiet=True))
         with torch.no_grad():
             found.append(nll(module.head.flow, module.params, odd).median())
     assert found[1] > found[0] + 0.5

@@ -20,12 +20,12 @@ from rad_lightning.config import (
     TrainerConfig,
     TrustConfig,
 )
-from rad_lightning.data.datamodule import SampleBatches, Steps
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.methods.batches import SampleBatches, Steps
 from rad_lightning.methods.build import Training, build_method, flat_samples
 from rad_lightning.methods.likelihood import PlainFlow, schedule
-from rad_lightning.training.trainer import build_trainer, fit
+from rad_lightning.training.trainer import build_trainer, fit_flow
 
 SPEC = HeadSpec(
     grid=(4, 5), inputs=2, channels=2, blocks=4, hidden=16, clamp=2.0, position_dims=0,
@@ -67,7 +67,7 @@ def fit_samples(
 ) -> None:
     material = Training(samples, torch.arange(len(samples)))
     built = build_method(cfg.method, head, material, cfg.seed)
-    fit(*built, samples[:0], cfg, run, checkpoint, Progress(quiet=True))
+    fit_flow(*built, samples[:0], cfg, run, checkpoint, Progress(quiet=True))
 
 
 def loss(head: Head) -> float:
@@ -225,7 +225,7 @@ def exposed_batches() -> SampleBatches:
 def train_exposed(run: Path, batches: SampleBatches, steps: int, **trust: Any) -> Head:
     cfg = config(steps, trust=TrustConfig(**trust))
     module = PlainFlow(Head(SPEC), cfg.method)
-    fit(module, batches, mixture()[:0], cfg, run, None, Progress(quiet=True))
+    fit_flow(module, batches, mixture()[:0], cfg, run, None, Progress(quiet=True))
     return module.head
 
 

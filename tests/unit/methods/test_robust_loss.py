@@ -16,15 +16,15 @@ from rad_lightning.config import (
     TrainerConfig,
 )
 from rad_lightning.config.method import LatentConfig
-from rad_lightning.data.datamodule import Batches, ImageBatch, ImageBatches, SampleBatches, Steps
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.meta.tasks import Bank
+from rad_lightning.methods.batches import Batches, ImageBatch, ImageBatches, SampleBatches, Steps
 from rad_lightning.methods.build import flat_samples
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.methods.robust_loss import LatentFlow
 from rad_lightning.robust.latent import image_losses, image_weights
-from rad_lightning.training.trainer import fit
+from rad_lightning.training.trainer import fit_flow
 
 SPEC = HeadSpec(
     grid=(4, 5), inputs=2, channels=2, blocks=4, hidden=16, clamp=2.0, position_dims=4,
@@ -63,7 +63,7 @@ def train(module: PlainFlow, batches: Batches, run: Path) -> Head:
         method=module.method,
         trainer=TrainerConfig(accelerator="cpu"),
     )
-    fit(module, batches, images()[:0], cfg, run, None, Progress(quiet=True))
+    fit_flow(module, batches, images()[:0], cfg, run, None, Progress(quiet=True))
     return module.head
 
 

@@ -10,7 +10,6 @@ from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.robust.trusted import (
     OutOfFold,
-    alike,
     central_images,
     contamination,
     fold_of,
@@ -128,21 +127,6 @@ def test_folds_hold_whole_parts_evenly(folds: int) -> None:
         assert len(counts) == min(folds, 6) and counts.max() - counts.min() <= 1
         seen.add(tuple(found.tolist()))
     assert len(seen) > 1 or folds == 1
-
-
-def test_alike_images_share_a_cluster_whatever_its_size() -> None:
-    generator = stream()
-    centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
-    of = torch.tensor([0] * 20 + [1] * 3 + [2])
-    points = centres[of] + 0.1 * torch.randn(24, 2, generator=generator)
-    order = torch.randperm(24, generator=generator)
-    found = alike(points[order], 3)
-    for c in range(3):
-        assert len(found[of[order] == c].unique()) == 1
-    assert len(found.unique()) == 3
-    assert alike(points, 1).tolist() == [0] * 24
-    assert sorted(alike(points[:4], 9).tolist()) == [0, 1, 2, 3]
-    assert alike(torch.ones(5, 2), 3).tolist() == [0] * 5
 
 
 # Out-of-fold flows

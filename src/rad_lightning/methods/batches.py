@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rad_lightning.common.randomness import stream_seed
+from rad_lightning.meta.tasks import Bank
 
 
 class Batches(Protocol):
@@ -76,24 +77,6 @@ class SampleBatches:
         return torch.searchsorted(sums, places, right=True)
 
 
-class Drawn(Protocol):
-    """Samples ``(n, D)`` and their flat grid positions ``(n,)``."""
-
-    @property
-    def values(self) -> Tensor: ...
-    @property
-    def positions(self) -> Tensor: ...
-
-
-class ImageBank(Protocol):
-    """Samples addressed by image (``meta.tasks.Bank``, which this layer must not import):
-    ``count`` ``(N,)`` of each image; ``draw`` deals ``size`` samples out to ``images`` in turns."""
-
-    @property
-    def count(self) -> Tensor: ...
-    def draw(self, images: Tensor, size: int, generator: Generator) -> Drawn: ...
-
-
 class ImageBatch(NamedTuple):
     """S samples of each of B images ``(B, S, D)``, float32, and their positions ``(B, S)``."""
 
@@ -110,7 +93,7 @@ class ImageBatches:
         per_image: of them, from one image; no more than the largest image has.
     """
 
-    bank: ImageBank
+    bank: Bank
     size: int
     per_image: int = 32
     stream = "image_batches"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rad_lightning.data.datamodule import SampleBatches, StepDataModule, Steps
+from rad_lightning.methods.batches import SampleBatches, StepDataModule, Steps
 
 Batches = list[tuple[Tensor, Tensor]]
 SAMPLES = torch.arange(40.0).view(20, 2).half()

@@ -10,8 +10,8 @@ from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE, RunDirectory
 from rad_lightning.config import TrainConfig
-from rad_lightning.training.job import Cell, Shared, open_cell
-from rad_lightning.training.run import train_cell
+from rad_lightning.training.job import Job, Shared, open_job
+from rad_lightning.training.run import run_job
 
 # What the cells of this process share. A process that outlives a sweep forgets it with `forget`.
 _shared = Shared()
@@ -24,41 +24,41 @@ def forget() -> Shared:
     return _shared
 
 
-def run_cell(cfg: TrainConfig) -> None:
+def run_in_sweep(cfg: TrainConfig) -> None:
     """Train and evaluate unless it is done; a failure is written down and ends this cell alone.
 
     Raises:
-        UserError: the cell cannot even be named (its data are wrong).
+        UserError: the job cannot even be named (its data are wrong).
     """
     progress = Progress(quiet=True)
     with progress.stage("data"):
-        cell = open_cell(cfg, _shared)
+        job = open_job(cfg, _shared)
     try:
-        with cell.run.alone():
-            if cell.run.done and cfg.resume:
+        with job.run.alone():
+            if job.run.done and cfg.resume:
                 return
-            train_cell(cell, progress)
-            (cell.run.path / FAILURE).unlink(missing_ok=True)
+            run_job(job, progress)
+            (job.run.path / FAILURE).unlink(missing_ok=True)
     except BusyError:
-        return  # another sweep is at this very cell
+        return  # another sweep is at this very job
     except Exception as error:
-        write_failure(cell, error)
+        write_failure(job, error)
 
 
-def write_failure(cell: Cell, error: BaseException) -> None:
+def write_failure(job: Job, error: BaseException) -> None:
     """``failure.json``: the reason in one line, and the traceback where it is not the user's."""
-    facts = cell.facts()
+    facts = job.facts()
     named = {k: facts[k] for k in ("dataset", "category", "head", "method", "seed")}
     trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
     reason = " ".join(str(error).split()) or type(error).__name__
     content = {
-        "run": cell.run.path.name,
+        "run": job.run.path.name,
         "reason": reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}",
         "kind": type(error).__name__,
         "traceback": trace,
         "cell": {**named, "ratio": facts["noise"]["requested"]},
     }
-    cell.run.write_text(FAILURE, json.dumps(content, indent=2) + "\n")
+    job.run.write_text(FAILURE, json.dumps(content, indent=2) + "\n")
 
 
 def failure_of(run: RunDirectory) -> dict[str, Any] | None:

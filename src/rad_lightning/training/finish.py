@@ -1,0 +1,164 @@
+"""``finish``: a trained detector in, its scores, metrics, pictures and ``result.json`` out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rad_lightning.common.progress import Progress
+from rad_lightning.common.randomness import stream_seed
+from rad_lightning.common.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
+from rad_lightning.data.dataset import Dataset
+from rad_lightning.data.splits import Roles, file_hashes
+from rad_lightning.evaluation import curves
+from rad_lightning.evaluation.evaluate import Detector, Evaluation, Scored, evaluate, score
+from rad_lightning.evaluation.metrics import auroc
+from rad_lightning.evaluation.overlays import colour_range
+from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
+from rad_lightning.evaluation.thresholds import reference, threshold
+from rad_lightning.training.inputs import Prepared, TrainingImages
+from rad_lightning.training.job import Job, pick_device
+from rad_lightning.training.trainer import embed
+
+NOTHING_HELD_OUT = (
+    "no training image was held out (too few, or all show one physical part): "
+    "the threshold comes from images that the flow knows, and is too low"
+)
+
+
+def finish(
+    prepared: Prepared, detector: Detector, held_out_nll: float | None, progress: Progress
+) -> dict[str, Any]:
+    """Score, evaluate and draw; writes all files of the run but ``result.json``, whose content is
+    returned without the seconds of the whole."""
+    job, data, images = prepared.job, prepared.data, prepared.images
+    cfg, run = job.cfg, job.run
+    with progress.stage("scoring"):
+        scored = score_images(prepared, detector)
+        eligible = scored.eligible
+        limit = threshold(scored.train[eligible], scored.held_out[eligible], cfg.evaluation)
+    with progress.stage("evaluation"):
+        evaluation = evaluate(data, scored, limit, cfg.data, cfg.evaluation)
+    write_scores(run, data, scored, limit)
+    if images.trust:
+        write_suspects(run, data, images)
+    with progress.stage("pictures"):
+        draw(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+        worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
+        log = curves.read(run.path / "metrics.csv")
+        draw_curves(run.path, log, f"{data.table.name}/{data.table.category}", cfg)
+    result = summarise(prepared, evaluation, progress)
+    result |= detector_facts(job, scored, limit) | ranking_facts(images, result["metrics"])
+    if cfg.method.holdout and not images.held_out.any():
+        result["notes"].append(NOTHING_HELD_OUT)
+    result |= {"held_out": int(images.held_out.sum()), "held_out_nll": held_out_nll}
+    return result | curves.summary(log) | {"worst": worst}
+
+
+def score_images(prepared: Prepared, detector: Detector) -> Scored:
+    """Scores of the test images and of the training images that are asked for."""
+    cfg, data, images = prepared.job.cfg, prepared.data, prepared.images
+    detector.to(pick_device(cfg.trainer.accelerator))
+    test = embed(prepared.head, prepared.features, data.rows(*Roles.TESTED))
+    count = cfg.evaluation.train_images
+    seen = scored_images(images.held_out, images.eligible, count, cfg.seed)
+    rows = tuple(row for row, s in zip(images.rows, seen, strict=True) if s)
+    train_scores, test_scores = score(detector, images.samples[seen]), score(detector, test)
+    return Scored(*train_scores, rows, images.held_out[seen], images.eligible[seen], *test_scores)
+
+
+def scored_images(held_out: Tensor, eligible: Tensor, count: int | None, seed: int) -> Tensor:
+    """``(n_train,)`` bool: the held-out images and ``count`` others, all without a count.
+
+    Where that leaves the threshold no eligible image, all eligible ones are scored.
+    """
+    if count is None:
+        return torch.ones_like(held_out)
+    generator = torch.Generator().manual_seed(stream_seed("scored", seed))
+    others = [i for i in torch.randperm(len(held_out), generator=generator) if not held_out[i]]
+    seen = held_out.clone()
+    seen[torch.tensor(others[:count], dtype=torch.long)] = True
+    return seen if (seen & eligible).any() else seen | eligible
+
+
+def write_scores(run: RunDirectory, data: Dataset, scored: Scored, limit: float) -> None:
+    """``scores.csv``: every test image, then the scored training images with their roles."""
+    rows = [
+        (Roles.TEST, s.path, s.label, s.defect_type, repr(value), int(value > limit), 0)
+        for s, value in zip(data.samples(*Roles.TESTED), scored.test.tolist(), strict=True)
+    ]
+    trained = zip(scored.train_rows, scored.train.tolist(), scored.held_out, strict=True)
+    for row, value, held in trained:
+        s = data.table.samples[row]
+        flagged = int(value > limit)
+        rows.append(
+            (data.roles[row], s.path, s.label, s.defect_type, repr(value), flagged, int(held))
+        )
+    header = ("role", "path", "label", "defect_type", "score", "flagged", "held_out")
+    run.write_csv("scores.csv", header, rows)
+
+
+def write_suspects(run: RunDirectory, data: Dataset, images: TrainingImages) -> None:
+    """``suspects.csv``: the training images that were ranked, the most suspicious first."""
+    trust = images.trust
+    assert trust is not None
+    rows = [row for row, e in zip(images.rows, images.eligible, strict=True) if e]
+    lines = []
+    for i in trust.suspicion.argsort(descending=True, stable=True).tolist():
+        sample, role = data.table.samples[rows[i]], data.roles[rows[i]]
+        suspicion, suspect = repr(float(trust.suspicion[i])), int(trust.suspects[i])
+        lines.append((sample.path, suspicion, suspect, role, sample.group))
+    run.write_csv("suspects.csv", ("path", "suspicion", "suspect", "role", "group"), lines)
+
+
+def summarise(prepared: Prepared, evaluation: Evaluation, progress: Progress) -> dict[str, Any]:
+    """What ``result.json`` says of every training."""
+    job, data = prepared.job, prepared.data
+    features = prepared.features
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": job.run.path.name,
+        **job.facts(),
+        "noise": data.contamination.as_dict(),
+        "metrics": evaluation.metrics,
+        "per_defect_image_auroc": evaluation.per_defect,
+        "notes": [*data.table.notes, *evaluation.notes],
+        "images": dict(sorted(data.counts().items())),
+        "features": {"computed": features.computed, "images": len(features.entries)},
+        "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
+        "peak_memory_mib": peak_memory_mib(),
+        "manifest_sha256": file_hashes([job.run.path / "manifest.csv"])[0],
+        "config": asdict(job.cfg),
+        **environment(),
+    }
+
+
+def ranking_facts(images: TrainingImages, metrics: dict[str, float]) -> dict[str, Any]:
+    """What ``result.json`` says of the ranking of the training images; how good it is goes into
+    ``metrics``, where the truth is known."""
+    trust, injected = images.trust, images.injected[images.eligible].long()
+    if trust is None:
+        return {}
+    if 0 < injected.sum() < len(injected):
+        metrics["trust_suspect_auroc"] = auroc(trust.suspicion.double(), injected)
+        metrics["estimated_contamination"] = trust.contamination.value
+    return {"trust": trust.summary()}
+
+
+def detector_facts(job: Job, scored: Scored, limit: float) -> dict[str, Any]:
+    """What ``result.json`` says for those who deploy the detector: the threshold with the centre
+    and the spread behind robust z scores, the colours of its maps, and which backbone it needs."""
+    eligible = scored.eligible
+    centre, spread = reference(scored.train[eligible], scored.held_out[eligible])
+    maps = (
+        colour_range(scored.train_positions) if scored.train_positions[0, 0].numel() > 1 else None
+    )
+    rule = job.cfg.evaluation.threshold
+    return {
+        "threshold": {"value": limit, "rule": rule, "median": centre, "spread": spread},
+        "map_range": maps,
+        "backbone_fingerprint": job.backbone.fingerprint(),
+    }

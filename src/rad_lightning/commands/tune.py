@@ -15,7 +15,6 @@ The folder of a study:
 
 from __future__ import annotations
 
-import json
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,11 +31,8 @@ from rad_lightning.common.progress import Progress, duration
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.runs import RunDirectory, write_text
 from rad_lightning.config import (
-    MethodConfig,
-    TrainConfig,
     TuneConfig,
     TuneRange,
-    conf_dir,
     digest,
 )
 from rad_lightning.training.job import Job, Shared, open_job
@@ -218,8 +214,7 @@ class Search:
         if running := len(self.trials(TrialState.RUNNING)):
             progress.say(f"     running  {running} trials in other processes")
         progress.say(f"        best  trial {best.number}: held-out NLL {best.value:.6f}")
-        progress.say(f"         use  {command(self.cfg.trial(best.params), best.params)}")
-        progress.say(f"          or  {shlex.join(file_command(self.folder))}")
+        progress.say(f"         use  {shlex.join(file_command(self.folder))}")
         progress.say(f"       files  {self.folder / TABLE}, {self.folder / BEST}")
 
 
@@ -309,37 +304,3 @@ def file_command(folder: Path) -> list[str]:
     place = folder if folder.name else folder.resolve()
     where = ["--config-dir", str(place.parent), f"+{place.name}={Path(BEST).stem}"]
     return ["python", "-m", "rad_lightning", *where]
-
-
-def command(cfg: TrainConfig, found: dict[str, Any]) -> str:
-    """The method of ``cfg`` as a command line; without the data, which stay the user's."""
-    named = (conf_dir() / "method" / f"{cfg.method.name}.yaml").is_file()
-    usual = flat(OmegaConf.to_container(preset(cfg.method.name if named else "plain")))
-    own = {k: v for k, v in flat(asdict(cfg.method)).items() if v != usual[k]}
-    settings = {f"method.{key}": value for key, value in own.items()} | found
-    words = [f"method={cfg.method.name}"] if named else []
-    words += [f"{key}={word(value)}" for key, value in settings.items()]
-    return shlex.join(["python", "-m", "rad_lightning", *words])
-
-
-def preset(name: str) -> Any:
-    """What ``conf/method/NAME.yaml`` gives, with those that it builds on."""
-    if name == "schema":
-        return OmegaConf.structured(MethodConfig)
-    own = cast(Any, OmegaConf.load(conf_dir() / "method" / f"{name}.yaml"))
-    bases = [base for base in own.pop("defaults") if base != "_self_"]
-    return OmegaConf.merge(*map(preset, bases), own)
-
-
-def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"l2": {"gamma": 1}} -> {"l2.gamma": 1}``."""
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        key = prefix + name
-        found |= flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found
-
-
-def word(value: Any) -> str:
-    """A value as Hydra reads it back."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

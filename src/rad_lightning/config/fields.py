@@ -71,16 +71,23 @@ def _describe(rules: Any) -> str:
     return "values " + " and ".join(bounds)
 
 
-def number_fields(node: Any) -> dict[str, Any]:
-    """The part of a config that changes the numbers of a run, as plain nested dicts.
+class Part:
+    """A part of a config that can be switched off; then it changes nothing, whatever it holds."""
 
-    A part that is switched off (``on`` is false) changes nothing, whatever it holds.
-    """
+    @property
+    def on(self) -> bool:
+        raise NotImplementedError
+
+
+def number_fields(node: Any) -> dict[str, Any]:
+    """The part of a config that changes the numbers of a run, as plain nested dicts, without each
+    ``Part`` that is switched off."""
     kept: dict[str, Any] = {}
     for f in dataclasses.fields(node):
         value = getattr(node, f.name)
         if dataclasses.is_dataclass(value):
-            if getattr(value, "on", True) and (inner := number_fields(value)):
+            off = isinstance(value, Part) and not value.on
+            if not off and (inner := number_fields(value)):
                 kept[f.name] = inner
         elif f.metadata.get("numbers", True):
             kept[f.name] = value

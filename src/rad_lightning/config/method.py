@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.config.fields import setting
+from rad_lightning.config.fields import Part, setting
 
 UNCERTAINTIES = (
     "generalisation_gap", "view_variance", "ensemble_variance", "tail_weight", "loss_covariance",
@@ -18,7 +18,7 @@ BETWEEN_TASKS = ("ensemble_variance", "loss_covariance")
 
 
 @dataclass
-class L2Config:
+class L2Config(Part):
     """The weight penalty ``λ(U)·R(θ)``, R the mean square of the weights (docs/method.md).
 
     ``constant``: λ = ``lambda_0``. ``affine``: λ = ``lambda_0``·(1 + ``gamma``·U).
@@ -40,7 +40,7 @@ class L2Config:
 
 
 @dataclass
-class MetaConfig:
+class MetaConfig(Part):
     """Bi-level training (MAML): adapt on the support of a task, be judged on its query.
 
     A step sees ``method.batch_size`` samples, shared evenly by ``tasks`` and, within a task, by
@@ -80,7 +80,7 @@ class MetaConfig:
 
 
 @dataclass
-class TrustConfig:
+class TrustConfig(Part):
     """How suspicious each training image is, found before the training, and what follows from it
     (docs/method.md, "Trust"). No label is read, but with ``known_rate`` and ``known``."""
 
@@ -120,7 +120,7 @@ class TrustConfig:
 
 
 @dataclass
-class LatentConfig:
+class LatentConfig(Part):
     """What a step does with the images of its batch that fit worst, chosen anew in each.
 
     ``trim``: leaves them out (RobustRealNVP, Liu et al., AAAI 2022). ``loe_hard``, ``loe_soft``:
@@ -141,7 +141,7 @@ class LatentConfig:
 
 
 @dataclass
-class MemoryConfig:
+class MemoryConfig(Part):
     """References without a flow: nearest neighbours in a memory of training patches.
 
     ``sparse``: the mean over small memories, each of few images (MeDS' first stage). ``lof``: one

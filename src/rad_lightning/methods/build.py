@@ -26,7 +26,7 @@ from rad_lightning.methods.batches import Batches, ImageBatches, SampleBatches
 from rad_lightning.methods.bilevel import RadFlow
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.methods.robust_loss import LatentFlow
-from rad_lightning.methods.selection import Trust
+from rad_lightning.methods.selection import Trust, trust_steps
 from rad_lightning.robust.memories import MemoryHead, lof_head, sparse_head
 from rad_lightning.robust.trusted import central_images
 
@@ -84,6 +84,17 @@ def build_method(
     support = deploy_support(meta, bank, trusted, seed)
     batches = EpisodeBatches(source, meta.tasks, method.batch_size)
     return RadFlow(head, method, unseen, support, strength), batches
+
+
+def plain_steps(method: MethodConfig) -> float:
+    """About how many steps of maximum likelihood take as long as a training by ``method``: a
+    meta-step is 1 + 3 K of them (``benchmarks/meta.py``), one of F stacked flows F."""
+    if method.memory.on:
+        return 0.0
+    meta, trust = method.meta, method.trust
+    steps = method.steps * (1.0 + 3 * meta.inner_steps if meta.on else 1.0)
+    folds = trust.folds if trust.source != "in_sample" else 1
+    return steps + (trust_steps(trust) * folds if trust.on else 0)
 
 
 def build_reference(memory: MemoryConfig, head: Head, training: Training, seed: int) -> MemoryHead:

@@ -18,6 +18,7 @@ from rad_lightning.common.runs import PLAN, RESULT, RunDirectory, write_text
 from rad_lightning.common.threads import flow_threads, limited, torch_threads
 from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.flows.coupling import nll
+from rad_lightning.methods.build import plain_steps
 from rad_lightning.training.job import Job, Shared, open_job
 from rad_lightning.training.trainer import build_head
 
@@ -182,7 +183,7 @@ def estimate(planned: Sequence[Planned]) -> tuple[float, bool]:
 def _kind(item: Planned) -> str:
     """Cells of one kind take about the same time."""
     assert item.cfg is not None
-    return repr((item.cfg.head, item.cfg.method.steps, item.cfg.method.batch_size))
+    return repr((item.cfg.head, item.cfg.method))
 
 
 def _timed(item: Planned) -> float:
@@ -200,7 +201,7 @@ def _timed(item: Planned) -> float:
             loss = nll(head.flow, params, samples, head.condition(positions)).mean()
             torch.autograd.grad(loss, list(params.values()))
             seconds.append(time.perf_counter() - started)
-    return min(seconds) * cfg.method.steps + OVERHEAD  # the first one warms up
+    return min(seconds) * plain_steps(cfg.method) + OVERHEAD  # the first one warms up
 
 
 def write_plan(

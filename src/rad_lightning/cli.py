@@ -93,9 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         goes_on = split_command(arguments)[0] in RESUMED
-        how = (
-            "to go on where it stopped" if goes_on else "to begin anew: it wrote no part of a table"
-        )
+        how = "to continue where it stopped" if goes_on else "to start again: no table was written"
         print(f"interrupted: run the same command again {how}", file=sys.stderr)
         sys.exit(130)
 
@@ -175,9 +173,7 @@ def check_written(overrides: list[str]) -> None:
             key = other.lstrip("-").partition("=")[0]
             raise UserError(f"{other!r} is no option: settings have no dashes, {key}=VALUE")
         # argparse takes the positional ones in one piece.
-        raise UserError(
-            f"{other!r} stands apart: accepted are options before or after all settings"
-        )
+        raise UserError(f"{other!r}: put options before or after all settings, not between them")
     for setting in known.overrides:
         if setting in COMMANDS:
             raise UserError(f"{setting!r}: the command comes first, then its settings")
@@ -199,7 +195,7 @@ def function(module: str, name: str) -> Callable[[Any], None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What was wrong, where, and what is accepted, out of Hydra's several lines."""
+    """What was wrong, where, and what to do, out of Hydra's several lines."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
@@ -214,7 +210,7 @@ def one_line(error: BaseException) -> str:
     ):
         choice = found.group(1).split("/")
         options = ", ".join(o for o in found.group(2).split() if o != "schema")
-        return f"{'/'.join(choice[:-1])}={choice[-1]}: accepted are {options}"
+        return f"{'/'.join(choice[:-1])}={choice[-1]}: choose one of {options}"
     if found := re.search(r"(Value '.*?'.*?)\n\s+full_key: (\S+)", text, re.S):
         return f"{found.group(2)}: {' '.join(found.group(1).split())}"
     if found := re.search(r"field '(\w+)' is not Optional", text):
@@ -238,4 +234,4 @@ def suggestion(key: str, schema: str) -> str:
     known = list(getattr(getattr(config, schema, None), "__dataclass_fields__", {}))
     near = difflib.get_close_matches(key, known, n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{meant}: accepted are {', '.join(known)}" if known else ""
+    return f"{meant}: choose one of {', '.join(known)}" if known else ""

@@ -267,7 +267,7 @@ def test_a_bfloat16_run_is_refused(
     result["config"]["backbone"]["precision"] = "bfloat16"
     (copy / "result.json").write_text(json.dumps(result))
     assert cli("export", f"checkpoint={copy}", "format=torch") == 2
-    assert "accepted is a run in float32" in capsys.readouterr().err
+    assert "use a run in float32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["export", "predict"])

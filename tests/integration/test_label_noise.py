@@ -145,7 +145,7 @@ def test_ksdd2_draws_from_its_own_training_defects(cli: Cli, tmp_path: Path) -> 
         (("noise.ratio=0.1",), "does nothing with noise=none"),
         (("noise=manifest", "noise.manifest=gone.csv"), "gone.csv is not a file"),
         (("noise=manifest", "noise.manifest=binary.csv"), "binary.csv: not a CSV file in UTF-8"),
-        (("noise=replase",), "noise=replase: accepted are add, manifest, none, pool_fraction, re"),
+        (("noise=replase",), "noise=replase: choose one of add, manifest, none, pool_fraction, re"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

@@ -215,7 +215,7 @@ def test_a_run_and_an_unfinished_one_and_none(
 
     assert "checkpoint: a value is needed" in told("output=out")
     assert "no such run directory" in told("checkpoint=nowhere")
-    assert "accepted are a run directory" in told(f"checkpoint={run / 'config.yaml'}")
+    assert "give a run directory, the last.ckpt in it" in told(f"checkpoint={run / 'config.yaml'}")
     assert f"holds 1 runs, name one: {run.name}" in told(f"checkpoint={run.parent}")
     assert "the folder of a training" in told(f"checkpoint={run}", f"output={run}")
     copy = Path(shutil.copytree(run, "copy"))

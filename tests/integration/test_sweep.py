@@ -176,7 +176,7 @@ def test_a_cell_that_another_sweep_is_at_is_left_to_it(
 
 def test_two_outputs_in_one_sweep_are_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(*SWEEP, "output=a,b") == 2
-    assert "accepted is one folder" in capsys.readouterr().err
+    assert "use the same folder for all" in capsys.readouterr().err
 
 
 def test_every_launch_of_a_sweep_gives_the_same_manifest(cli: Cli) -> None:

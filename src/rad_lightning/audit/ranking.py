@@ -56,7 +56,7 @@ def rank(suspicion: Tensor, estimate: Contamination, count: int | None) -> Ranki
     """
     images = len(suspicion)
     if count is not None and count >= images:
-        raise UserError(f"count = {count}: accepted are 0 to {images - 1}, of {images} images")
+        raise UserError(f"count = {count}: use a value from 0 to {images - 1}, of {images} images")
     order = tuple(suspicion.argsort(descending=True, stable=True).tolist())
     most = images - 1
     cut = min(share_of(estimate.value, images), most) if count is None else count

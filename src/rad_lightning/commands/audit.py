@@ -106,7 +106,7 @@ def look(cell: Cell, progress: Progress) -> Audited:
     rows = data.rows(*Roles.TRAINED)
     if len(rows) < FEWEST:
         raise UserError(
-            f"{data.table.root}: {len(rows)} images to judge; accepted are {FEWEST} or more, as "
+            f"{data.table.root}: {len(rows)} images to rank; give {FEWEST} or more, as "
             "each is compared with the others"
         )
     every = torch.ones(len(rows), dtype=torch.bool)
@@ -221,7 +221,7 @@ def show(progress: Progress, cell: Cell, found: Audited, target: Path | None) ->
         f"   estimated  {100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}] of "
         f"{len(ranking)} images look mislabelled"
     )
-    why = "as asked" if cfg.count is not None else "as estimated; count=K sets another cut"
+    why = "as requested" if cfg.count is not None else "as estimated; count=K sets another cut"
     progress.say(f"    suspects  {ranking.count} images, {why}")
     if a := found.accuracy:
         at = ", ".join(

@@ -36,7 +36,7 @@ def predict(cfg: PredictConfig) -> Path:
     progress = Progress(quiet=not cfg.progress)
     out = RunDirectory(Path(cfg.output))
     if out.done:
-        raise UserError(f"output = {cfg.output}: the folder of a training; accepted is another one")
+        raise UserError(f"output = {cfg.output}: the folder of a training run; use another one")
     # Not what an earlier prediction wrote, where the output lies in the input.
     files, base = find_images(cfg.input, skip=out.path / OVERLAYS)
     detector = Detector.load(cfg.checkpoint, device=cfg.device, weights=cfg.backbone.weights)

@@ -94,8 +94,8 @@ class Search:
                 self.study.set_user_attr("key", key)
         if known not in (None, key):
             raise UserError(
-                f"{self.folder}: a study of other settings, images or another space is in it; "
-                "accepted is another study=FOLDER"
+                f"{self.folder}: holds a study of other settings, images or another space; "
+                "use another study=FOLDER"
             )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -271,7 +271,7 @@ def held_out_nll(cell: Cell) -> float:
     if value is None:
         raise UserError(
             "no training image was held out (too few, or all show one physical part): "
-            "nothing can judge a trial"
+            "trials cannot be compared"
         )
     return float(value)
 

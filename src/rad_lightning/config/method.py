@@ -192,32 +192,32 @@ class MethodConfig:
     def check(self) -> None:
         """Refuse settings that would do nothing, or that need each other."""
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
-            raise UserError(f"method.name = {self.name!r}: accepted are letters, digits and _.+-")
+            raise UserError(f"method.name = {self.name!r}: use only letters, digits and _.+-")
         self.meta.check()
         self._check_parts()
         if not self.l2.on:
             return
         if self.l2.lambda_min > self.l2.lambda_max:
             raise UserError(
-                f"method.l2.lambda_min = {self.l2.lambda_min:g}: accepted are values up to "
+                f"method.l2.lambda_min = {self.l2.lambda_min:g}: use a value <= "
                 f"method.l2.lambda_max = {self.l2.lambda_max:g}"
             )
         if self.l2.uncertainty == "generalisation_gap" and not self.holdout:
             raise UserError(
                 "method.l2.uncertainty='generalisation_gap' needs held-out training images: "
-                "accepted is method.holdout > 0"
+                "set method.holdout > 0"
             )
         if not self.meta.on and self.l2.uncertainty not in OF_A_BATCH:
             raise UserError(
                 f"method.l2.uncertainty = {self.l2.uncertainty!r} needs method.meta.source: "
-                f"accepted without are {', '.join(OF_A_BATCH)}"
+                f"set it, or use one of {', '.join(OF_A_BATCH)}"
             )
         if not self.meta.on and self.l2.where == "inner":
             raise UserError("method.l2.where = 'inner' needs method.meta.source")
         if self.meta.tasks == 1 and self.l2.uncertainty in BETWEEN_TASKS:
             raise UserError(
                 f"method.l2.uncertainty = {self.l2.uncertainty!r} compares tasks: "
-                "accepted is method.meta.tasks >= 2"
+                "set method.meta.tasks >= 2"
             )
 
     def _check_parts(self) -> None:
@@ -227,20 +227,20 @@ class MethodConfig:
         others = [n for n, part in (("trust", trust), ("meta", meta), ("l2", self.l2)) if part.on]
         if alone and (len(alone) > 1 or set(others) - ({"l2"} if alone == ["latent"] else set())):
             raise UserError(
-                f"method.{alone[0]}.form is on: accepted beside it is no other part, here "
-                f"{', '.join(f'method.{n}' for n in alone[1:] + others)}"
+                f"method.{alone[0]}.form cannot be combined with other parts: "
+                f"switch off {', '.join(f'method.{n}' for n in alone[1:] + others)}"
             )
         if meta.source == "trusted" and not trust.on:
             raise UserError(
-                "method.meta.source=trusted needs to know whom to trust: accepted are "
-                f"method.trust.source={', '.join(TRUST_SOURCES)}"
+                "method.meta.source=trusted needs method.trust.source: choose one of "
+                f"{', '.join(TRUST_SOURCES)}"
             )
         if trust.on and meta.on and meta.source != "trusted":
             raise UserError(
-                f"method.meta.source={meta.source} does not read method.trust: accepted is trusted"
+                f"method.meta.source={meta.source} does not read method.trust: use trusted"
             )
         if trust.known and trust.use != "expose":
             raise UserError(
-                f"method.trust.known with use={trust.use}: accepted is expose; to leave the "
-                "injected images out there is method.clean_only"
+                f"method.trust.known with use={trust.use}: set method.trust.use=expose; to leave "
+                "the injected images out, set method.clean_only=true"
             )

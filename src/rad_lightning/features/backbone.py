@@ -77,7 +77,7 @@ class FrozenBackbone(nn.Module):
 
 def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
     if not out_indices:
-        raise UserError("backbone.out_indices = []: accepted is at least one index")
+        raise UserError("backbone.out_indices = []: give at least one index")
     if not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), 5)
         raise UserError(

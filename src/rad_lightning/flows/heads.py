@@ -53,7 +53,7 @@ class Head(nn.Module):
         if spec.channels > spec.inputs:
             raise UserError(
                 f"head.channels = {spec.channels}: the features have {spec.inputs}; "
-                f"accepted are 2 to {spec.inputs}"
+                f"use a value from 2 to {spec.inputs}"
             )
         self.spec = spec
         self.whitening = Whitening(spec.inputs, spec.channels)

@@ -144,7 +144,7 @@ def resources(ray: Any, settings: dict[str, Any]) -> dict[str, Any]:
     for key, asked, kind in (("cpus_per_cell", cpus, "CPU"), ("gpus_per_cell", gpus, "GPU")):
         most = int(there.get(kind, 0))
         if settings["address"] is None and asked > most:
-            raise UserError(f"hydra.launcher.{key} = {asked:g}: accepted are values <= {most}")
+            raise UserError(f"hydra.launcher.{key} = {asked:g}: use a value <= {most}")
     return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
 
 

@@ -104,8 +104,8 @@ def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
     valid = ~training.samples[..., 0].isnan()
     if not (trust.weights[valid] > 0).any():
         raise UserError(
-            f"method={method.name}: of the training images that are not held out none is believed; "
-            "accepted is a lower method.trust.rate or method.trust.reach"
+            f"method={method.name}: all training images that are not held out count as "
+            "mislabelled; use a lower method.trust.rate or method.trust.reach"
         )
     exposed = None if trust.exposed is None else trust.exposed[valid]
     share = method.trust.share
@@ -122,7 +122,7 @@ def unseen_samples(
         raise UserError(
             f"method={method.name}: method.l2.uncertainty='generalisation_gap' needs held-out "
             "training images, and none could be held out (too few, or one physical part); "
-            "accepted is tail_weight"
+            "use tail_weight"
         )
     samples, positions = flat_samples(training.held_out)
     generator = Generator().manual_seed(stream_seed("unseen", seed))

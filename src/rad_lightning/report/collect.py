@@ -114,7 +114,7 @@ def read_sweep(folder: Path) -> Sweep:
         UserError: no folder, or not one readable result in it.
     """
     if not folder.is_dir():
-        raise UserError(f"sweep={folder}: no such folder; accepted is the output folder of a sweep")
+        raise UserError(f"sweep={folder}: no such folder; give the output folder of a sweep")
     notes: list[str] = []
     runs: list[Run] = []
     for file in sorted(folder.glob(f"*/{RESULT}")):

@@ -134,9 +134,9 @@ def check_metric(sweep: Sweep, metric: str) -> None:
                 found[key].append(value)
     shares = sorted(key for key, values in found.items() if 0 <= min(values) <= max(values) <= 1)
     if metric not in shares:
-        accepted = f"accepted are {', '.join(shares)}" if shares else "no run has any metric"
+        accepted = f"choose one of {', '.join(shares)}" if shares else "no run has any metric"
         raise UserError(
-            f"metric={metric}: no share that the runs in {sweep.folder} have; {accepted}"
+            f"metric={metric}: not a metric from 0 to 1 of the runs in {sweep.folder}; {accepted}"
         )
 
 

@@ -84,7 +84,7 @@ def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
     """
     version = content.get("schema_version")
     if version not in READABLE:
-        raise ValueError(f"schema_version {version!r}; accepted are {READABLE}")
+        raise ValueError(f"schema_version {version!r}; this version reads {READABLE}")
     try:
         config = mapping(content.get("config", {}))
         noise = mapping(content.get("noise") or {"mode": "none", "requested": 0.0})

@@ -86,7 +86,7 @@ def make_plan(
     if not possible:
         raise UserError(planned[0].problem or "nothing to run")
     if len({p.run.path.parent.resolve() for p in possible}) > 1:
-        raise UserError("output differs between the cells of a sweep: accepted is one folder")
+        raise UserError("output differs between the cells of a sweep: use the same folder for all")
     refuse_twins(possible)
     return planned
 

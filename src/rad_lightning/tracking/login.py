@@ -34,5 +34,5 @@ def default_entity() -> str:
     except wandb.Error as error:
         raise UserError(f"W&B: {error}") from error
     if not found:
-        raise UserError("W&B has no default account for this login: accepted is entity=NAME")
+        raise UserError("W&B has no default account for this login: set entity=NAME")
     return str(found)

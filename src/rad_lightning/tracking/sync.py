@@ -30,7 +30,7 @@ def sync(folder: Path) -> int:
     """
     if not folder.is_dir():
         raise UserError(
-            f"wandb-sync: {folder} is no folder; accepted is that of a sweep or of runs"
+            f"wandb-sync: {folder} is not a folder; give the folder of a sweep or of runs"
         )
     found = offline_runs(folder)
     to_go = [run for run in found if not sent(run)]

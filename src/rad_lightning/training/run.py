@@ -75,7 +75,7 @@ def run_cell_stages(
         if not usable.any():
             raise UserError(
                 f"method={cfg.method.name}: all {len(usable)} training images are injected ones; "
-                "accepted is a lower noise.ratio"
+                "use a lower noise.ratio"
             )
         head, samples = whiten(cfg, data, features, usable, device)
     with progress.stage("trust" if cfg.method.trust.on else "samples"):

@@ -81,7 +81,7 @@ def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) 
     if len(samples) <= head.spec.channels:
         raise UserError(
             f"head.channels = {head.spec.channels}: {len(rows)} training images give "
-            f"{len(samples)} samples; accepted are 2 to {max(2, len(samples) - 1)}"
+            f"{len(samples)} samples; use a value from 2 to {max(2, len(samples) - 1)}"
         )
     head.whitening.fit(samples)
 

@@ -34,7 +34,7 @@ usage: python -m rad_lightning [command] [key=value ...]
 
 commands
   train       fit a detector and evaluate it (the default)
-  predict     judge new images with a trained detector: scores, overlays, a page
+  predict     score new images with a trained detector: table, overlays, a page
   export      a trained detector as one ONNX or torch file
   audit       rank the training images by how likely they are mislabelled
   prepare     check a dataset: counts, unreadable files, duplicates; unpack an archive
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        # Hydra would print its errors and exit by itself; here they take the same way out as ours.
+        # Without it, Hydra prints its errors and exits by itself; here it is to raise them.
         with variable("HYDRA_FULL_ERROR", "1"):
             dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -104,7 +104,7 @@ def dispatch(arguments: list[str]) -> None:
     if "-h" in overrides or "--help" in overrides:
         print(HELP, end="")
         return
-    # Hydra wants its switch before the settings; people write it where it comes to mind.
+    # Hydra needs its switch before the settings; users may write it anywhere.
     switches = [o for o in overrides if o in ("-m", "--multirun")]
     settings = [at_home(o) for o in overrides if o not in switches]
     check_written([*switches, *settings])
@@ -121,7 +121,7 @@ def dispatch(arguments: list[str]) -> None:
             launchers.prepare_process()
             function("sweep.cells", "run_cell")(to_typed(cfg))
             return
-        # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
+        # Kept until Hydra is done: it would add a second line to an exception.
         try:
             function(f"commands.{command}", command)(to_typed(cfg))
         except (UserError, OmegaConfBaseException) as error:
@@ -156,7 +156,7 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def at_home(override: str) -> str:
-    """``"data.root=~/photos"`` with the home folder: behind a dotted key no shell puts it there."""
+    """``"data.root=~/photos"`` with the home folder: no shell expands ``~`` behind ``=``."""
     key, equal, value = override.partition("=")
     return key + equal + (str(Path(value).expanduser()) if value.startswith("~/") else value)
 
@@ -165,13 +165,13 @@ def check_written(overrides: list[str]) -> None:
     """Whether all are settings or options of Hydra's, which would print its whole usage.
 
     Raises:
-        UserError: an option that there is not, or a word that is no setting.
+        UserError: an unknown option, or a word that is not a setting.
     """
     known, others = get_args_parser().parse_known_args(overrides)
     for other in others:
         if other.startswith("-"):
             key = other.lstrip("-").partition("=")[0]
-            raise UserError(f"{other!r} is no option: settings have no dashes, {key}=VALUE")
+            raise UserError(f"{other!r} is not an option: settings have no dashes, {key}=VALUE")
         # argparse takes the positional ones in one piece.
         raise UserError(f"{other!r}: put options before or after all settings, not between them")
     for setting in known.overrides:
@@ -179,7 +179,7 @@ def check_written(overrides: list[str]) -> None:
             raise UserError(f"{setting!r}: the command comes first, then its settings")
         if "=" not in setting and not setting.startswith("~"):
             raise UserError(
-                f"{setting!r} is no setting key=value; a value with blanks needs quotes"
+                f"{setting!r} is not a setting key=value; put a value with blanks in quotes"
             )
 
 

@@ -259,7 +259,10 @@ def test_the_page_is_whole_bounded_and_loads_nothing(cli: Cli, mixed: Path, head
         (("method=oracle_exposed",), "method=oracle_exposed reads which images were injected"),
         (("method=oracle_rate",), "method=oracle_rate reads which images were injected"),
         (("run=nowhere",), "run=nowhere: give the folder of a training run"),
-        (("apply=mixed/good/0.png",), "apply=mixed/good/0.png would overwrite what is no manifest"),
+        (
+            ("apply=mixed/good/0.png",),
+            "apply=mixed/good/0.png would overwrite a file that is not a manifest",
+        ),
         (("data.normal_dir=none",), "normal_dir=none is not a folder"),
         (("count=11", "apply=out.csv"), "apply: without 11 suspects no image is left to t"),
     ],

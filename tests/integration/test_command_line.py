@@ -41,13 +41,16 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
     ("arguments", "told"),
     [
         (["tarin"], "'tarin' is neither a command"),
-        (["--method", "robust"], "'--method' is no option: settings have no dashes, method=VALUE"),
+        (
+            ["--method", "robust"],
+            "'--method' is not an option: settings have no dashes, method=VALUE",
+        ),
         (["predict", "--checkpoint=RUN", "input=DIR"], "no dashes, checkpoint=VALUE"),
         (
             ["seed=1", "--cfg", "job", "seed=2"],
             "'seed=2': put options before or after all settings",
         ),
-        (["prepare", "photos"], "'photos' is no setting key=value"),
+        (["prepare", "photos"], "'photos' is not a setting key=value"),
         (["seed=1", "audit"], "'audit': the command comes first, then its settings"),
         (["head.chanels=3"], "unknown key 'head.chanels' (did you mean 'channels'?)"),
         (["sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),

@@ -45,7 +45,9 @@ def test_noise_is_printed_recorded_and_reported(
 ) -> None:
     assert cli(*SYNTHETIC, "noise=replace", "noise.ratio=0.5", "output=a") == 0
     out = capsys.readouterr().out
-    assert "replace: 50 % asked, 50 % achieved = 3 of 6 training images" in " ".join(out.split())
+    assert "replace: 50 % requested, 50 % achieved = 3 of 6 training images" in " ".join(
+        out.split()
+    )
     result = result_in("a")
     assert result["noise"]["achieved"] == 0.5 and result["noise"]["of"] == 6
     assert result["images"] == {"injected": 3, "pool": 2, "test": 8, "train": 3, "unused": 3}

@@ -161,7 +161,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(
     listed = table(Path("out/unreadable.csv"))
     assert [Path(r["path"]).name for r in listed] == ["cut.png", "junk.jpg", "empty.png"]
     assert all(r["reason"] for r in listed)
-    assert "3 files were not judged" in Path("out/index.html").read_text()
+    assert "3 files could not be read" in Path("out/index.html").read_text()
 
     assert cli("predict", f"checkpoint={run}", f"input={photos}/*/?.png", "output=out") == 0
     assert not Path("out/unreadable.csv").exists()  # of an earlier prediction

@@ -170,7 +170,7 @@ def test_a_cell_that_another_sweep_is_at_is_left_to_it(
     (run / "result.json").unlink()
     with FileLock(run / ".lock"):
         assert cli(*SWEEP, "noise.ratio=0,0.5") == 1
-    assert "is another process's, or was killed" in capsys.readouterr().err
+    assert "is being run by another process, or was killed" in capsys.readouterr().err
     assert not (run / "failure.json").exists()
 
 

@@ -81,7 +81,7 @@ def precision_at(suspicion: Tensor, mislabelled: Tensor, k: int) -> float:
     """The share of truly mislabelled images, ``(N,)`` bool, among the ``k`` most suspicious.
 
     Of images that tie for the last places it is the mean over all their orders: the order of their
-    names, which often tell the label, has no say.
+    names, which often contain the label, must not count.
     """
     last = suspicion.sort(descending=True).values[k - 1]
     above, tied = suspicion > last, suspicion == last
@@ -101,7 +101,7 @@ class Accuracy:
 
 
 def accuracy(ranking: Ranking, mislabelled: Tensor) -> Accuracy | None:
-    """Of the truth ``(N,)`` bool; ``None`` where it has but one class, or nobody knows it."""
+    """Of the truth ``(N,)`` bool; ``None`` where it has one class only, or is unknown."""
     true = int(mislabelled.sum())
     if not 0 < true < len(ranking):
         return None

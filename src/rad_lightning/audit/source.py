@@ -1,4 +1,4 @@
-"""Which images an audit judges: those of a dataset, or those that a finished run trained on."""
+"""Which images an audit ranks: those of a dataset, or those that a finished run trained on."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def read_config(file: Path) -> TrainConfig:
 
 
 def judged(data: Dataset, noise: NoiseConfig) -> list[int]:
-    """The rows of the images to judge: all that would be trained on.
+    """The rows of the images to rank: all that would be trained on.
 
     Where nothing says what is tested on (no split of the dataset's own, no manifest, no drawn
     noise), a training would take the normal images of its test set from the very same folder: those
-    are judged too.
+    are ranked too.
     """
     rows = data.rows(*Roles.TRAINED)
     if noise.mode == "none" and not any(s.split for s in data.table.samples):

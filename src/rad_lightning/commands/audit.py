@@ -35,7 +35,7 @@ OF_TRAINING = ("seed", "data", "backbone", "head", "cache", "trainer")
 
 @dataclass(frozen=True)
 class Audited:
-    """The images judged, and what came out. ``rows`` are theirs in ``data``; ``evidence`` is about
+    """The ranked images, and what came out. ``rows`` are theirs in ``data``; ``evidence`` is about
     those at the places ``shown`` of the ranking, on a ``grid`` (H, W)."""
 
     data: Dataset
@@ -78,19 +78,21 @@ def checked_target(cfg: AuditConfig) -> Path | None:
     """The manifest to write.
 
     Raises:
-        UserError: a file is there that is none, or the very one that is read.
+        UserError: the file exists and is not a manifest, or is the one that is read.
     """
     if cfg.apply is None:
         return None
     target = Path(cfg.apply)
     if cfg.noise.manifest and target.resolve() == Path(cfg.noise.manifest).resolve():
-        raise UserError(f"apply={target} would overwrite the manifest that is read: name another")
+        raise UserError(
+            f"apply={target} would overwrite the manifest that is read: use another file"
+        )
     if target.exists():
         try:
             read_manifest(target)
         except UserError as error:
             raise UserError(
-                f"apply={target} would overwrite what is no manifest: {error}"
+                f"apply={target} would overwrite a file that is not a manifest: {error}"
             ) from None
     return target
 
@@ -113,7 +115,7 @@ def look(cell: Cell, progress: Progress) -> Audited:
     head, samples = whiten(cfg, data, features, every, pick_device(cfg.trainer.accelerator))
     groups = group_numbers([data.table.samples[row].group for row in rows])
     with progress.bar("trust", trust_steps(cfg.method.trust)) as bar:
-        # Of no image is it told that it was injected.
+        # No image is marked as injected: an audit does not read it.
         trust = find_trust(cfg.method, head, samples, groups, ~every, cfg.seed, bar.advance)
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
     injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
@@ -206,7 +208,7 @@ def write_cleaned(target: Path, data: Dataset, found: Audited) -> None:
 
 
 def show(progress: Progress, cell: Cell, found: Audited, target: Path | None) -> None:
-    """The head of the ranking and how good it is, if anybody knows."""
+    """The head of the ranking and, where the truth is known, how good it is."""
     cfg, ranking = audit_config(cell), found.ranking
     table = Table(title=f"the most suspicious of {len(ranking)} images", title_justify="left")
     for name in ("rank", "suspicion", "verdict", "image"):
@@ -230,7 +232,7 @@ def show(progress: Progress, cell: Cell, found: Audited, target: Path | None) ->
         )
         progress.say(f"   precision  {at}")
         progress.say(f"       AUROC  {100 * a.auroc:.1f} %")
-        progress.say(f"       found  {a.found} of {a.true} injected images are among the suspects")
+        progress.say(f"    detected  {a.found} of {a.true} injected images are among the suspects")
     progress.say(f"       files  {cell.run.path / 'suspects.csv'}")
     progress.say(f"        page  {cell.run.path / 'index.html'}")
     if target is None:

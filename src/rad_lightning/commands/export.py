@@ -1,4 +1,4 @@
-"""``export``: a trained detector as one file, compared with the original before it is there."""
+"""``export``: a trained detector as one file, compared with the original before it is kept."""
 
 from __future__ import annotations
 

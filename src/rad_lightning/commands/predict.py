@@ -1,4 +1,4 @@
-"""``predict``: judge images with a trained detector."""
+"""``predict``: score images with a trained detector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def predict(cfg: PredictConfig) -> Path:
     """Write ``scores.csv``, ``overlays/``, ``index.html`` and, where files could not be read,
     ``unreadable.csv``; returns the folder.
 
-    Tables and page appear whole, when all images are judged.
+    Tables and page appear whole, when all images are scored.
 
     Raises:
         UserError: no detector, no image, or none that can be read.

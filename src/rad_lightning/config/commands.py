@@ -138,7 +138,7 @@ class AuditConfig(TrainConfig):
     asked: list[str] = field(default_factory=list, metadata={"numbers": False, "empty": True})
 
     def check(self) -> None:
-        """Raise ``UserError`` at a method that ranks nothing, or that knows the answer."""
+        """Raise ``UserError`` at a method that ranks nothing, or that reads the true labels."""
         if self.run is None:  # else the run's settings count, once they are read
             super().check()
         trust = self.method.trust
@@ -210,7 +210,7 @@ class WeightsConfig:
 
 @dataclass
 class PredictConfig:
-    """Judge images with a trained detector."""
+    """Score images with a trained detector."""
 
     checkpoint: str = MISSING  # a run directory, its last.ckpt, or an exported .onnx file
     input: str = MISSING  # a folder with all below it, a file, or a pattern like photos/*.png

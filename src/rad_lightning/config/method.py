@@ -41,7 +41,7 @@ class L2Config:
 
 @dataclass
 class MetaConfig:
-    """Bi-level training (MAML): adapt on the support of a task, be judged on its query.
+    """Bi-level training (MAML): adapt on the support of a task, evaluate on its query.
 
     A step sees ``method.batch_size`` samples, shared evenly by ``tasks`` and, within a task, by
     support and query.
@@ -89,28 +89,29 @@ class TrustConfig:
     source: str = setting("none", choices=("none", *TRUST_SOURCES))
     folds: int = setting(3, low=2, high=20)
     steps: int = setting(100, low=1)  # gradient steps of each fold's flow
-    rounds: int = setting(1, low=1, high=5)  # later ones learn from what the one before believes
+    rounds: int = setting(1, low=1, high=5)  # each uses the ranking of the one before
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
-    by_part: bool = setting(True)  # images of a physical part share a verdict, and a vote
+    by_part: bool = setting(True)  # images of a physical part share one rank
     # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
-    # are; soft: an image counts the less the more suspicious it is; expose: it does, and the
-    # oddest samples of suspicious ones are pushed away.
+    # are; soft: an image counts the less the more suspicious it is; expose: as soft, and the
+    # most suspicious samples of suspicious images are pushed away.
     use: str = setting("split", choices=("split", "iqr", "soft", "expose"))
     reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
-    known_rate: bool = setting(False)  # oracle_rate: the true one, which nobody knows in use
+    known_rate: bool = setting(False)  # oracle_rate: the true one, unknown in practice
     known: bool = setting(False)  # oracle_exposed: the truly injected images are the suspects
     quota: float = setting(0.0, low=0.0, high=1.0)  # share of alike images that stays in any case
-    # expose: with p the probability that an image is mislabelled, a logistic step in its rank of
-    # width ``temperature``, its odd samples are pushed away as p to this power and all of them
-    # learned as 1 - p to it; none of it below ``floor``, the contamination that an estimate reads
-    # off clean images too, and in full from twice that on.
+    # expose: p is the probability that an image is mislabelled, a logistic function of its rank
+    # with the width ``temperature``. Its most suspicious samples are pushed away with the weight
+    # p ** power, and all its samples are learned with the weight (1 - p) ** power. This is off
+    # below ``floor``, the contamination that is estimated even for clean images, and in full
+    # effect from twice that on.
     temperature: float = setting(0.06, above=0.0)
     power: float = setting(2.0, above=0.0)
     floor: float = setting(0.08, above=0.0, high=0.5)
-    # Share of a suspect's samples that is odd; None: one and a half times ``head.top_fraction``,
-    # the share that an image's score is made of.
+    # Share of a suspect's samples that may be pushed away; None: one and a half times
+    # ``head.top_fraction``, the share that an image's score is made of.
     odd: float | None = setting(None, above=0.0, high=1.0)
     share: float = setting(0.2, above=0.0, high=0.9)  # of a batch, drawn from these
     weight: float = setting(0.15, above=0.0)  # of their loss
@@ -123,7 +124,7 @@ class TrustConfig:
 
 @dataclass
 class LatentConfig:
-    """What a step does with the images of its batch that fit worst, chosen anew in each.
+    """What a step does with the images of its batch that fit worst, chosen again in each.
 
     ``trim``: leaves them out (RobustRealNVP, Liu et al., AAAI 2022). ``loe_hard``, ``loe_soft``:
     pushes their likelihood down, wholly or by half (latent outlier exposure, Qiu et al., ICML

@@ -27,7 +27,7 @@ TRAINING = "training images"
 
 @dataclass(frozen=True)
 class Contamination:
-    """What was asked for and what was done.
+    """What was requested and what was done.
 
     ``requested`` and ``achieved`` are shares of ``of`` images, which are what ``denominator``
     says; ``contamination`` is always the share of the training images.
@@ -70,7 +70,7 @@ class Contamination:
     def __str__(self) -> str:
         if self.mode == "none":
             return "none"
-        asked = "" if self.mode == "manifest" else f"{100 * self.requested:.3g} % asked, "
+        asked = "" if self.mode == "manifest" else f"{100 * self.requested:.3g} % requested, "
         return (
             f"{self.mode}: {asked}{100 * self.achieved:.3g} % achieved = {self.injected} of "
             f"{self.of} {self.denominator}"

@@ -33,7 +33,7 @@ class Scored:
     """Scores of images ``(n,)`` and of their positions ``(n, V, H, W)``.
 
     ``train_rows`` are the table's rows of the scored training images; ``held_out`` marks those that
-    the flow did not see, ``usable`` those that the method may learn anything from.
+    the flow did not see, ``usable`` those that the method may learn from.
     """
 
     train: Tensor

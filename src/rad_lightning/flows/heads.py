@@ -95,8 +95,8 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def dense_scores(self, samples: Tensor) -> Tensor:
-        """``position_scores`` that also computes, in vain, where there is no image: its shapes
-        hang on those of ``samples`` alone, so that it can be traced for an export."""
+        """As ``position_scores``, but computed where there is no image too: its shapes depend on
+        those of ``samples`` alone, so that it can be traced for an export."""
         count, views, length, _ = samples.shape
         flat = samples.flatten(0, 2)
         empty = flat[:, 0].isnan()

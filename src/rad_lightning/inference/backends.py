@@ -122,7 +122,7 @@ def find_run(checkpoint: Path) -> RunDirectory:
             f"checkpoint = {checkpoint}: holds {len(inside)} runs, name one: {inside[0]}"
         )
     raise UserError(
-        f"checkpoint = {checkpoint}: no finished run, {RESULT} is not there or not whole; "
+        f"checkpoint = {checkpoint}: no finished run, {RESULT} is missing or incomplete; "
         "run the same training command again to finish it"
     )
 

@@ -40,8 +40,8 @@ class Training:
 
     ``held_out`` ``(m, V, L, D)`` are images that are not trained on. ``trust`` is about the
     ``samples``, and ``injected`` their true contamination, for oracles. ``spoiled`` are the
-    training images with made defects; ``others`` are samples and parts of further categories. Only
-    some task sources ask for them.
+    training images with synthetic defects; ``others`` are samples and parts of further categories.
+    Only some task sources need them.
     """
 
     samples: Tensor
@@ -149,7 +149,7 @@ def task_source(
 
 
 def trusted_queries(meta: MetaConfig, bank: Bank, trust: Trust, share: float) -> Trusted:
-    """Tasks judged by what trust believes and suspects of each image."""
+    """Tasks whose queries follow the suspicion of each image."""
     if trust.exposed is None:
         return Trusted(bank, trust.suspicion, None, trust.suspicion, meta.images, 0.0)
     odd = torch.where(trust.exposed[..., None] > 0, bank.samples, torch.nan)

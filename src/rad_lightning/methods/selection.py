@@ -36,7 +36,7 @@ ODD = 1.5  # of the share of samples that an image's score is made of
 
 @dataclass(frozen=True)
 class Trust:
-    """What is thought of N training images before the training.
+    """How far each of N training images is trusted, before the training.
 
     ``suspicion`` ``(N,)`` from 0, the most ordinary, to 1; ``weights`` ``(N, V, L)``: how often a
     sample is learned from; ``exposed`` ``(N, V, L)``: how often one is pushed away, if any is.
@@ -116,13 +116,13 @@ def find_trust(
         except ValueError as error:  # too few images for folds or memories
             raise UserError(f"method={method.name}: {error}") from error
         alone = torch.stack([image_suspicion(head, s) for s in scores])
-        if turn == 0:  # later ones are of flows that were told to push suspects away
+        if turn == 0:  # later scores are of flows that push suspects away
             estimate = contamination(alone[0], groups, generator)
             assumed = assumed_rate(cfg, estimate, injected)
             strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
         judged = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
-        # All rounds have a say: each alone is a noisy judge, and a later one may talk itself into
-        # something.
+        # The mean over all rounds: each alone is noisy, and a later one can repeat the errors of
+        # the one before.
         image_ranks.append(ranks(judged).mean(0))
         sample_ranks.append(within_image(scores))
         suspicion = ranks(torch.stack(image_ranks).mean(0))
@@ -157,7 +157,7 @@ def believe(
 
     Args:
         base: ``(N, V, L)`` weights under which nothing is suspicious.
-        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is doubted.
+        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is suspicious.
     """
     if cfg.use == "soft":
         return Beliefs(base * (1 - suspicion)[:, None, None])
@@ -204,7 +204,7 @@ def sample_scores(
     generator: Generator,
     tick: Callable[[], object],
 ) -> list[Tensor]:
-    """Scores of all samples from each source that is asked, ``(N, V, L)`` each."""
+    """Scores of all samples from each source in the settings, ``(N, V, L)`` each."""
     cfg = method.trust
     found = []
     if cfg.source in ("out_of_fold", "both", "in_sample"):
@@ -258,8 +258,8 @@ def choose(
 
 
 def spared(samples: Tensor, suspicion: Tensor, quota: float) -> Tensor:
-    """The ``quota`` least suspicious of each cluster of alike images, ``(N,)`` bool: what is rare
-    but normal is not purged as a whole."""
+    """The ``quota`` least suspicious of each cluster of alike images, ``(N,)`` bool: so that
+    not all images of a rare but normal kind are left out."""
     cluster = alike(samples.float().nanmean((1, 2)), max(1, round(math.sqrt(len(samples)))))
     keep = torch.zeros(len(samples), dtype=torch.bool)
     for c in torch.unique(cluster):

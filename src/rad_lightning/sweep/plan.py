@@ -136,7 +136,7 @@ def announce(planned: Sequence[Planned], progress: Progress) -> None:
 
 
 def noise_lines(planned: Sequence[Planned]) -> list[str]:
-    """A line per category: for each level what was asked and what the data give."""
+    """A line per category: each requested level and what the data give."""
     by_category: dict[str, dict[float, set[str]]] = {}
     for item in planned:
         if item.cell is None:
@@ -206,7 +206,7 @@ def _timed(item: Planned) -> float:
 def write_plan(
     folder: Path, planned: Sequence[Planned], command: str, title: str, claims: dict[str, Any]
 ) -> Path:
-    """``sweep.json``: what the report judges completeness by."""
+    """``sweep.json``: what the report counts finished cells against."""
     cells = []
     for item in planned:
         about: dict[str, Any] = {"run": None, "overrides": list(item.overrides)}

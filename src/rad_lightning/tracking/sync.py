@@ -26,7 +26,7 @@ def sync(folder: Path) -> int:
     """Send every offline run below ``folder`` that was not sent before; the upload's exit code.
 
     Raises:
-        UserError: no such folder, or nobody is logged in, or the server does not answer.
+        UserError: no such folder, not logged in, or the server does not answer.
     """
     if not folder.is_dir():
         raise UserError(

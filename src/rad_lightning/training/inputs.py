@@ -1,4 +1,4 @@
-"""What a training learns from: whitened samples, held-out images, trust, made defects."""
+"""What a training learns from: whitened samples, held-out images, trust, synthetic defects."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Material:
     """What is known of the N training images when a training begins.
 
     ``usable``, ``held_out``, ``judges``, ``injected`` ``(N,)`` bool: ``judges`` are the held-out
-    images that choose the step to keep. ``trust`` is about the usable ones.
+    images that choose the step to keep. ``trust`` is about the ``usable`` ones.
     """
 
     samples: Tensor  # (N, V, L, D)
@@ -63,8 +63,8 @@ class Material:
 def find_material(
     cell: Cell, data: Dataset, head: Head, samples: Tensor, usable: Tensor, progress: Progress
 ) -> Material:
-    """What the method may learn from: the usable images, what it believes of them, and more if it
-    asks."""
+    """What the method may learn from: the ``usable`` images, the trust in each, and the further
+    images that its settings name."""
     cfg, method = cell.cfg, cell.cfg.method
     held_out = held_out_images(data, usable, method.holdout, cfg.seed)
     fitted, judges = usable & ~held_out, held_out
@@ -107,8 +107,8 @@ def group_numbers(names: Sequence[str]) -> Tensor:
 
 
 def spoiled_images(cell: Cell, data: Dataset, rows: Sequence[int]) -> tuple[list[Path], list[str]]:
-    """The images at ``rows`` with a made defect each, and their hashes. What is made on an image
-    follows from its content alone, so that all cells of a sweep share the features."""
+    """The images at ``rows`` with a synthetic defect each, and their hashes. The defect depends on
+    the content of the image alone, so that all cells of a sweep share the features."""
     kind, paths = cell.cfg.method.meta.pseudo, []
     for row in rows:
         sample, sha256 = data.table.samples[row], data.hashes[row]
@@ -127,7 +127,7 @@ def other_category(cell: Cell, category: str, progress: Progress) -> tuple[Tenso
     paths = [data.table.absolute(data.table.samples[row]) for row in rows]
     features = cell_features(cell, paths, [data.hashes[row] for row in rows], progress)
     for reason in features.unreadable.values():
-        raise UserError(f"{reason}; of method.meta.categories no image may be unreadable")
+        raise UserError(f"{reason}; every image of method.meta.categories must be readable")
     head = build_head(cfg.head, features.shape(), cfg.seed).to(pick_device(cfg.trainer.accelerator))
     every = list(range(len(rows)))
     fit_whitening(head, features, every, cfg.seed)

@@ -40,7 +40,7 @@ from rad_lightning.training.trainer import Fit, embed, fit
 
 NOTHING_HELD_OUT = (
     "no training image was held out (too few, or all show one physical part): "
-    "the threshold comes from images that the flow knows, and is too low"
+    "the threshold comes from images that the flow was trained on, and is too low"
 )
 
 
@@ -141,7 +141,7 @@ def fit_detector(
 def scored_images(held_out: Tensor, usable: Tensor, count: int | None, seed: int) -> Tensor:
     """``(n_train,)`` bool: the held-out images and ``count`` others, all without a count.
 
-    Where that leaves the threshold no usable image, all usable ones are scored.
+    Where these hold no image that the threshold may use, all ``usable`` ones are scored.
     """
     if count is None:
         return torch.ones_like(held_out)

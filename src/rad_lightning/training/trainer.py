@@ -178,7 +178,7 @@ def fit(
 def joined_log(earlier: str, later: str) -> str:
     """One row per step of ``metrics.csv``, a resumed training's behind the interrupted one's.
 
-    Lightning's CSVLogger starts its file anew on resume and writes a row per logging call; where
+    Lightning's CSVLogger starts a new file on resume and writes a row per logging call; where
     both trainings have a step, the later one counts.
     """
     rows: dict[int, dict[str, str]] = {}

@@ -248,5 +248,5 @@ def test_a_card_survives_its_json() -> None:
     ids=str,
 )
 def test_a_card_with_wrong_facts_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="no facts of a detector"):
+    with pytest.raises(UserError, match="not the metadata of a detector"):
         from_dict(CARD.as_dict() | change)

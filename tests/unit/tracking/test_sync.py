@@ -52,7 +52,7 @@ def test_nobody_logged_in_is_one_line_and_nothing_is_sent(
     assert sync.main([str(outputs)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("error: wandb-sync: nobody is logged in to W&B; run `wandb login`")
+    assert error.startswith("error: wandb-sync: not logged in to W&B; run `wandb login`")
 
 
 def test_nothing_to_send_needs_no_login(

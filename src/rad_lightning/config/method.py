@@ -92,7 +92,7 @@ class TrustConfig:
     rounds: int = setting(1, low=1, high=5)  # each uses the ranking of the one before
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
-    by_part: bool = setting(True)  # images of a physical part share one rank
+    by_part: bool = setting(True)  # images of a physical part share one rank, and weigh as one
     # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
     # are; soft: an image counts the less the more suspicious it is; expose: as soft, and the
     # most suspicious samples of suspicious images are pushed away.

@@ -203,7 +203,10 @@ def test_a_folder_of_another_study_is_refused(
     ("settings", "message"),
     [
         (("trials=0",), "trials = 0: use a value >= 1"),
-        (("method.holdout=0", "method.l2.uncertainty=tail_weight"), "method.holdout = 0: held-out"),
+        (
+            ("method.holdout=0", "method.l2.uncertainty=tail_weight"),
+            "method.holdout = 0: trials are",
+        ),
         (("space.lr.key=method.lrr",), "space.lr: 'method.lrr' cannot be tuned: choose one of "),
         (("space.lr.key=head.channels",), "space.lr: 'head.channels' cannot be tuned"),
         (("space.lr.key=method.weight_decay", "space.lr.low=-1", "space.lr.log=false"), "space.lr"),

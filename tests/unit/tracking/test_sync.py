@@ -62,4 +62,4 @@ def test_nothing_to_send_needs_no_login(
     assert sync.main([str(tmp_path)]) == 0
     assert "0 offline W&B runs" in capsys.readouterr().out
     assert sync.main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder; give the folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``hydra/launcher=ray``: ``rad_lightning.launchers.ray`` in Hydra's clothes.
+"""``hydra/launcher=ray``: ``rad_lightning.launchers.ray`` as a Hydra plugin.
 
 Hydra loads plugins from the namespace package ``hydra_plugins`` alone, so this file lies there.
 """

@@ -1,4 +1,4 @@
-"""The sweeper behind ``-m`` and every experiment: ``rad_lightning.sweep`` in Hydra's clothes.
+"""The sweeper behind ``-m`` and every experiment: ``rad_lightning.sweep`` as a Hydra plugin.
 
 It takes the place of Hydra's basic sweeper and works with every launcher. Hydra loads plugins from
 the namespace package ``hydra_plugins`` alone, so this file lies there.

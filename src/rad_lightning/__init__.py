@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when first asked for: it brings torch, which the command line need not wait for."""
+    """Imported on first use: it imports torch, which takes seconds and `--help` does not need."""
     if name == "Detector":
         return import_module("rad_lightning.inference.detector").Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

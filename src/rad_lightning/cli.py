@@ -34,7 +34,7 @@ usage: python -m rad_lightning [command] [key=value ...]
 
 commands
   train       fit a detector and evaluate it (the default)
-  predict     judge new images with a trained detector: scores, overlays, a page
+  predict     score new images with a trained detector: table, overlays, a page
   export      a trained detector as one ONNX or torch file
   audit       rank the training images by how likely they are mislabelled
   prepare     check a dataset: counts, unreadable files, duplicates; unpack an archive
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        # Hydra would print its errors and exit by itself; here they take the same way out as ours.
+        # Without it, Hydra prints its errors and exits by itself; here it is to raise them.
         with variable("HYDRA_FULL_ERROR", "1"):
             dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -93,9 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         goes_on = split_command(arguments)[0] in RESUMED
-        how = (
-            "to go on where it stopped" if goes_on else "to begin anew: it wrote no part of a table"
-        )
+        how = "to continue where it stopped" if goes_on else "to start again: no table was written"
         print(f"interrupted: run the same command again {how}", file=sys.stderr)
         sys.exit(130)
 
@@ -106,7 +104,7 @@ def dispatch(arguments: list[str]) -> None:
     if "-h" in overrides or "--help" in overrides:
         print(HELP, end="")
         return
-    # Hydra wants its switch before the settings; people write it where it comes to mind.
+    # Hydra needs its switch before the settings; users may write it anywhere.
     switches = [o for o in overrides if o in ("-m", "--multirun")]
     settings = [at_home(o) for o in overrides if o not in switches]
     check_written([*switches, *settings])
@@ -123,7 +121,7 @@ def dispatch(arguments: list[str]) -> None:
             launchers.prepare_process()
             function("sweep.jobs", "run_in_sweep")(to_typed(cfg))
             return
-        # Raised through Hydra, a mistake would cost the user a second line that explains nothing.
+        # Kept until Hydra is done: it would add a second line to an exception.
         try:
             function(f"commands.{command}", command)(to_typed(cfg))
         except (UserError, OmegaConfBaseException) as error:
@@ -158,7 +156,7 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def at_home(override: str) -> str:
-    """``"data.root=~/photos"`` with the home folder: behind a dotted key no shell puts it there."""
+    """``"data.root=~/photos"`` with the home folder: no shell expands ``~`` behind ``=``."""
     key, equal, value = override.partition("=")
     return key + equal + (str(Path(value).expanduser()) if value.startswith("~/") else value)
 
@@ -167,23 +165,21 @@ def check_written(overrides: list[str]) -> None:
     """Whether all are settings or options of Hydra's, which would print its whole usage.
 
     Raises:
-        UserError: an option that there is not, or a word that is no setting.
+        UserError: an unknown option, or a word that is not a setting.
     """
     known, others = get_args_parser().parse_known_args(overrides)
     for other in others:
         if other.startswith("-"):
             key = other.lstrip("-").partition("=")[0]
-            raise UserError(f"{other!r} is no option: settings have no dashes, {key}=VALUE")
+            raise UserError(f"{other!r} is not an option: settings have no dashes, {key}=VALUE")
         # argparse takes the positional ones in one piece.
-        raise UserError(
-            f"{other!r} stands apart: accepted are options before or after all settings"
-        )
+        raise UserError(f"{other!r}: put options before or after all settings, not between them")
     for setting in known.overrides:
         if setting in COMMANDS:
             raise UserError(f"{setting!r}: the command comes first, then its settings")
         if "=" not in setting and not setting.startswith("~"):
             raise UserError(
-                f"{setting!r} is no setting key=value; a value with blanks needs quotes"
+                f"{setting!r} is not a setting key=value; put a value with blanks in quotes"
             )
 
 
@@ -199,7 +195,7 @@ def function(module: str, name: str) -> Callable[[Any], None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What was wrong, where, and what is accepted, out of Hydra's several lines."""
+    """What was wrong, where, and what to do, out of Hydra's several lines."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
@@ -214,7 +210,7 @@ def one_line(error: BaseException) -> str:
     ):
         choice = found.group(1).split("/")
         options = ", ".join(o for o in found.group(2).split() if o != "schema")
-        return f"{'/'.join(choice[:-1])}={choice[-1]}: accepted are {options}"
+        return f"{'/'.join(choice[:-1])}={choice[-1]}: choose one of {options}"
     if found := re.search(r"(Value '.*?'.*?)\n\s+full_key: (\S+)", text, re.S):
         return f"{found.group(2)}: {' '.join(found.group(1).split())}"
     if found := re.search(r"field '(\w+)' is not Optional", text):
@@ -238,4 +234,4 @@ def suggestion(key: str, schema: str) -> str:
     known = list(getattr(getattr(config, schema, None), "__dataclass_fields__", {}))
     near = difflib.get_close_matches(key, known, n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{meant}: accepted are {', '.join(known)}" if known else ""
+    return f"{meant}: choose one of {', '.join(known)}" if known else ""

@@ -252,14 +252,17 @@ def test_the_page_is_whole_bounded_and_loads_nothing(cli: Cli, mixed: Path, head
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("count=12",), "count = 12: accepted are 0 to 11, of 12 images"),
-        (("count=-1",), "count = -1: accepted are values >= 0"),
+        (("count=12",), "count = 12: use a value from 0 to 11, of 12 images"),
+        (("count=-1",), "count = -1: use a value >= 0"),
         (("cout=3",), "unknown key 'cout' (did you mean 'count'?)"),
-        (("method=plain",), "method=plain ranks no training image: accepted are methods with"),
+        (("method=plain",), "method=plain does not rank training images: use a method with"),
         (("method=oracle_exposed",), "method=oracle_exposed reads which images were injected"),
         (("method=oracle_rate",), "method=oracle_rate reads which images were injected"),
-        (("run=nowhere",), "run=nowhere: accepted is the folder of a training run"),
-        (("apply=mixed/good/0.png",), "apply=mixed/good/0.png would overwrite what is no manifest"),
+        (("run=nowhere",), "run=nowhere: give the folder of a training run"),
+        (
+            ("apply=mixed/good/0.png",),
+            "apply=mixed/good/0.png would overwrite a file that is not a manifest",
+        ),
         (("data.normal_dir=none",), "normal_dir=none is not a folder"),
         (("count=11", "apply=out.csv"), "apply: without 11 suspects no image is left to t"),
     ],
@@ -302,7 +305,7 @@ def test_too_few_images_are_one_line(
     for image in sorted((mixed / "good").iterdir())[4:]:
         image.unlink()
     assert cli("audit", *folder(mixed), *FAST) == 2
-    assert "4 images to judge; accepted are 5 or more" in one_error(capsys)
+    assert "4 images to rank; give 5 or more" in one_error(capsys)
 
 
 def test_stained_hazelnuts_among_good_ones_come_first(

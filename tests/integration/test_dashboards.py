@@ -47,9 +47,9 @@ def test_a_dry_run_names_sections_and_panels_without_a_login(
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ([], "dashboards: nobody is logged in to W&B; run `wandb login` or set WANDB_API_KEY"),
-        (["project=a/b"], "project = 'a/b': accepted are letters, digits"),
-        (['sweep="don\'t"'], "sweep = don't: accepted are names without quotes"),
+        ([], "dashboards: not logged in to W&B; run `wandb login` or set WANDB_API_KEY"),
+        (["project=a/b"], "project = 'a/b': use only letters, digits"),
+        (['sweep="don\'t"'], "sweep = don't: use a name without quotes"),
         (["swep=x"], "unknown key 'swep' (did you mean 'sweep'?)"),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_file_without_its_facts_or_with_others_is_refused(
     beside.write_text(json.dumps(facts | {"sha256": "0" * 64}))
     assert "describes another file than detector.onnx" in told()
     beside.write_text(json.dumps(facts | {"detector": {}}))
-    assert "detector.onnx.json: no facts of a detector" in told()
+    assert "detector.onnx.json: not the metadata of a detector" in told()
     Path("detector.onnx").write_bytes(b"torn")
     from rad_lightning.data.splits import file_hashes
 
@@ -267,7 +267,7 @@ def test_a_bfloat16_run_is_refused(
     result["config"]["backbone"]["precision"] = "bfloat16"
     (copy / "result.json").write_text(json.dumps(result))
     assert cli("export", f"checkpoint={copy}", "format=torch") == 2
-    assert "accepted is a run in float32" in capsys.readouterr().err
+    assert "use a run in float32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["export", "predict"])

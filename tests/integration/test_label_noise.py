@@ -45,7 +45,9 @@ def test_noise_is_printed_recorded_and_reported(
 ) -> None:
     assert cli(*SYNTHETIC, "noise=replace", "noise.ratio=0.5", "output=a") == 0
     out = capsys.readouterr().out
-    assert "replace: 50 % asked, 50 % achieved = 3 of 6 training images" in " ".join(out.split())
+    assert "replace: 50 % requested, 50 % achieved = 3 of 6 training images" in " ".join(
+        out.split()
+    )
     result = result_in("a")
     assert result["noise"]["achieved"] == 0.5 and result["noise"]["of"] == 6
     assert result["images"] == {"injected": 3, "pool": 2, "test": 8, "train": 3, "unused": 3}
@@ -145,7 +147,7 @@ def test_ksdd2_draws_from_its_own_training_defects(cli: Cli, tmp_path: Path) -> 
         (("noise.ratio=0.1",), "does nothing with noise=none"),
         (("noise=manifest", "noise.manifest=gone.csv"), "gone.csv is not a file"),
         (("noise=manifest", "noise.manifest=binary.csv"), "binary.csv: not a CSV file in UTF-8"),
-        (("noise=replase",), "noise=replase: accepted are add, manifest, none, pool_fraction, re"),
+        (("noise=replase",), "noise=replase: choose one of add, manifest, none, pool_fraction, re"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

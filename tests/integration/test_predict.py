@@ -161,7 +161,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(
     listed = table(Path("out/unreadable.csv"))
     assert [Path(r["path"]).name for r in listed] == ["cut.png", "junk.jpg", "empty.png"]
     assert all(r["reason"] for r in listed)
-    assert "3 files were not judged" in Path("out/index.html").read_text()
+    assert "3 files could not be read" in Path("out/index.html").read_text()
 
     assert cli("predict", f"checkpoint={run}", f"input={photos}/*/?.png", "output=out") == 0
     assert not Path("out/unreadable.csv").exists()  # of an earlier prediction
@@ -215,7 +215,7 @@ def test_a_run_and_an_unfinished_one_and_none(
 
     assert "checkpoint: a value is needed" in told("output=out")
     assert "no such run directory" in told("checkpoint=nowhere")
-    assert "accepted are a run directory" in told(f"checkpoint={run / 'config.yaml'}")
+    assert "give a run directory, the last.ckpt in it" in told(f"checkpoint={run / 'config.yaml'}")
     assert f"holds 1 runs, name one: {run.name}" in told(f"checkpoint={run.parent}")
     assert "the folder of a training" in told(f"checkpoint={run}", f"output={run}")
     copy = Path(shutil.copytree(run, "copy"))

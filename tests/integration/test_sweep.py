@@ -170,13 +170,13 @@ def test_a_cell_that_another_sweep_is_at_is_left_to_it(
     (run / "result.json").unlink()
     with FileLock(run / ".lock"):
         assert cli(*SWEEP, "noise.ratio=0,0.5") == 1
-    assert "is another process's, or was killed" in capsys.readouterr().err
+    assert "is being run by another process, or was killed" in capsys.readouterr().err
     assert not (run / "failure.json").exists()
 
 
 def test_two_outputs_in_one_sweep_are_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(*SWEEP, "output=a,b") == 2
-    assert "accepted is one folder" in capsys.readouterr().err
+    assert "use the same folder for all" in capsys.readouterr().err
 
 
 def test_every_launch_of_a_sweep_gives_the_same_manifest(cli: Cli) -> None:

@@ -195,7 +195,7 @@ def test_a_folder_of_another_study_is_refused(
     assert cli(*TUNE, "trials=1") == 0
     for other in ("seed=1", "space.lr.high=1e-1"):
         assert cli(*TUNE, "trials=2", other) == 2
-        assert "outputs/tune: a study of other settings" in capsys.readouterr().err
+        assert "outputs/tune: holds a study of other settings" in capsys.readouterr().err
     assert len(trained) == 1
     assert cli(*TUNE, "trials=1", "trainer.accelerator=cpu") == 0  # of the same numbers
 
@@ -203,22 +203,25 @@ def test_a_folder_of_another_study_is_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("trials=0",), "trials = 0: accepted are values >= 1"),
-        (("method.holdout=0", "method.l2.uncertainty=tail_weight"), "method.holdout = 0: held-out"),
-        (("space.lr.key=method.lrr",), "space.lr: 'method.lrr' cannot be tuned: accepted are "),
+        (("trials=0",), "trials = 0: use a value >= 1"),
+        (
+            ("method.holdout=0", "method.l2.uncertainty=tail_weight"),
+            "method.holdout = 0: trials are",
+        ),
+        (("space.lr.key=method.lrr",), "space.lr: 'method.lrr' cannot be tuned: choose one of "),
         (("space.lr.key=head.channels",), "space.lr: 'head.channels' cannot be tuned"),
         (("space.lr.key=method.weight_decay", "space.lr.low=-1", "space.lr.log=false"), "space.lr"),
-        (("space.lr.low=1",), "space.lr: low = 1: accepted are values < high = 0.01"),
-        (("space.lr.low=0",), "space.lr: low = 0 with log=true: accepted are values > 0"),
-        (("space.gamma.low=-1",), "space.gamma: method.l2.gamma = -1.0: accepted are values >= 0"),
-        (("space.inner_steps.high=2.5",), "high = 2.5: accepted are whole numbers"),
+        (("space.lr.low=1",), "space.lr: low = 1: use a value < high = 0.01"),
+        (("space.lr.low=0",), "space.lr: low = 0 with log=true: use a value > 0"),
+        (("space.gamma.low=-1",), "space.gamma: method.l2.gamma = -1.0: use a value >= 0"),
+        (("space.inner_steps.high=2.5",), "high = 2.5: use whole numbers"),
         (("space.inner_steps.int=false",), "method.meta.inner_steps takes whole numbers"),
         (("space.gamma.key=method.lr",), "space.gamma: method.lr is the key of space.lr too"),
         (("method.l2.form=log_linear",), "method.l2.lambda_0 does nothing with method.l2.form=log"),
         (("method=plain",), "method.meta.inner_lr does nothing with"),
         (("+space={x: {low: 1, high: 2}}",), "space.x.key: a value is needed"),
         (("+space={x: {key: head.hidden, lo: 1}}",), "unknown key 'space.x.lo'"),
-        (("~space",), "space = {}: accepted is at least one"),
+        (("~space",), "space = {}: give at least one"),
         (("trial=3",), "'trial'"),
     ],
 )

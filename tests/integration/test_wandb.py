@@ -216,7 +216,7 @@ def test_online_without_a_login_is_one_line_and_nothing_is_asked(
     nobody(monkeypatch, tmp_path)
     assert cli(*QUICK, "logger.mode=online") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "nobody is logged in" in error
+    assert error.count("\n") == 1 and "not logged in to W&B" in error
 
 
 def test_a_torn_line_of_the_curves_is_left_out(tmp_path: Path) -> None:

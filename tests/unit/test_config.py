@@ -63,28 +63,34 @@ def test_prepare_composes() -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("head.top_fraction=1.5", "head.top_fraction = 1.5: accepted are values > 0 and <= 1"),
-        ("head.top_fraction=0", "head.top_fraction = 0.0: accepted are values > 0 and <= 1"),
-        ("seed=-1", "seed = -1: accepted are values >= 0 and <= 4294967295"),
-        ("data.fit=crop", "data.fit = 'crop': accepted are stretch, pad"),
-        ("data.size=[256]", "data.size = [256]: accepted are two numbers, [height, width]"),
-        ("head.views=[]", "head.views = []: accepted is at least one value"),
-        ("head.local_pool=2", "head.local_pool = 2: accepted are odd numbers"),
-        ("head.position_dims=3", "head.position_dims = 3: accepted are multiples of 4"),
+        ("head.top_fraction=1.5", "head.top_fraction = 1.5: use a value > 0 and <= 1"),
+        ("head.top_fraction=0", "head.top_fraction = 0.0: use a value > 0 and <= 1"),
+        ("seed=-1", "seed = -1: use a value from 0 to 4294967295"),
+        ("data.fit=crop", "data.fit = 'crop': choose one of stretch, pad"),
+        ("data.size=[256]", "data.size = [256]: give two numbers, [height, width]"),
+        ("head.views=[]", "head.views = []: give at least one value"),
+        ("head.local_pool=2", "head.local_pool = 2: use an odd number"),
+        ("head.position_dims=3", "head.position_dims = 3: use a multiple of 4"),
         (
             "backbone.out_indices=[2,1]",
-            "backbone.out_indices = [2, 1]: accepted are rising numbers",
+            "backbone.out_indices = [2, 1]: give numbers in rising order",
         ),
-        ("method.lr=inf", "method.lr = inf: accepted are values > 0"),
-        ("data.size=[256,8]", "data.size = [256, 8]: accepted are values >= 32 and <= 4096"),
+        ("method.lr=inf", "method.lr = inf: use a value > 0"),
+        ("method.latent.margin=inf", "method.latent.margin = inf: use finite numbers"),
+        ("data.size=[256,8]", "data.size = [256, 8]: use values from 32 to 4096"),
+        (
+            "head.views=[hflip,mirror]",
+            "head.views = ['hflip', 'mirror']: choose from identity, hflip, vflip, rot180, rot90, "
+            "rot270",
+        ),
         (
             "head.views=[rot90]",
             "head.views has rot90 but data.size = [128, 96] is not square: "
-            "accepted there are identity, hflip, vflip, rot180",
+            "choose from identity, hflip, vflip, rot180",
         ),
     ],
 )
-def test_impossible_values_are_named_with_what_is_accepted(override: str, line: str) -> None:
+def test_impossible_values_are_named_with_what_to_do(override: str, line: str) -> None:
     with pytest.raises(UserError) as caught:
         composed("data.size=[128,96]", override)
     assert str(caught.value) == line

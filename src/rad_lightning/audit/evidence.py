@@ -44,7 +44,7 @@ def find_evidence(
         samples: ``(N, V, L, D)``, whitened, NaN where there is no image.
         groups: ``(N,)`` physical parts.
         trusted: ``(N,)`` bool.
-        rows: the images asked about.
+        rows: the images to explain.
         seed: of what is remembered.
     """
     memory = Memory.of(samples, groups, trusted, seed)
@@ -85,7 +85,7 @@ class Memory:
 
 def twins(samples: Tensor, groups: Tensor, trusted: Tensor, rows: list[int]) -> list[int]:
     """For each of ``rows`` the trusted image of another part whose median sample is nearest:
-    a defect of few positions has no say in what the rest looks like."""
+    a defect of few positions does not change the median."""
     parts = torch.split(samples.flatten(1, 2), CHUNK)
     middles = torch.cat([part.float().nanmedian(1).values.nan_to_num() for part in parts])
     found = []

@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """One image with what speaks against it, and how many more of its physical part were judged.
+    """One suspicious image with the evidence, and how many more of its physical part were ranked.
     Pictures are ``data:`` URIs, empty without one."""
 
     line: Line
@@ -85,7 +85,7 @@ def make_cards(
     """A card for each of ``lines``.
 
     Args:
-        samples: the N images judged.
+        samples: the N ranked images.
         images: which of them each line is about.
         evidence: about each line.
         grid: height and width of a map.
@@ -97,7 +97,7 @@ def make_cards(
         overlay = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
-            # Over grey: a red stain is no finding.
+            # Over grey, so that a red stain does not look like a hot spot of the map.
             grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
             shown = laid_over(grey, heat.float().numpy(), evidence.low, evidence.high)
             overlay = jpeg_uri(jpeg(shown))

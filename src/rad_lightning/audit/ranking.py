@@ -56,7 +56,7 @@ def rank(suspicion: Tensor, estimate: Contamination, count: int | None) -> Ranki
     """
     images = len(suspicion)
     if count is not None and count >= images:
-        raise UserError(f"count = {count}: accepted are 0 to {images - 1}, of {images} images")
+        raise UserError(f"count = {count}: use a value from 0 to {images - 1}, of {images} images")
     order = tuple(suspicion.argsort(descending=True, stable=True).tolist())
     most = images - 1
     cut = min(share_of(estimate.value, images), most) if count is None else count
@@ -81,7 +81,7 @@ def precision_at(suspicion: Tensor, mislabelled: Tensor, k: int) -> float:
     """The share of truly mislabelled images, ``(N,)`` bool, among the ``k`` most suspicious.
 
     Of images that tie for the last places it is the mean over all their orders: the order of their
-    names, which often tell the label, has no say.
+    names, which often contain the label, must not count.
     """
     last = suspicion.sort(descending=True).values[k - 1]
     above, tied = suspicion > last, suspicion == last
@@ -101,7 +101,7 @@ class Accuracy:
 
 
 def accuracy(ranking: Ranking, mislabelled: Tensor) -> Accuracy | None:
-    """Of the truth ``(N,)`` bool; ``None`` where it has but one class, or nobody knows it."""
+    """Of the truth ``(N,)`` bool; ``None`` where it has one class only, or is unknown."""
     true = int(mislabelled.sum())
     if not 0 < true < len(ranking):
         return None

@@ -1,4 +1,4 @@
-"""Which images an audit judges: those of a dataset, or those that a finished run trained on."""
+"""Which images an audit ranks: those of a dataset, or those that a finished run trained on."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def of_run(cfg: AuditConfig) -> AuditConfig:
     manifest = folder / "manifest.csv"
     if not (folder / "config.yaml").is_file() or not manifest.is_file():
         raise UserError(
-            f"run={folder}: accepted is the folder of a training run, with its config.yaml and "
+            f"run={folder}: give the folder of a training run, with its config.yaml and "
             "manifest.csv"
         )
     for key in map(key_of, cfg.asked):
         if key.split(".")[0] in OF_THE_RUN and key not in MOVED:
             raise UserError(
-                f"{key} comes from the run: accepted beside run=DIR are {', '.join(MOVED)} "
+                f"{key} comes from the run: with run=DIR, set only {', '.join(MOVED)} "
                 "and the settings of the audit"
             )
     run = read_config(folder / "config.yaml")
@@ -89,11 +89,11 @@ def read_config(file: Path) -> TrainConfig:
 
 
 def judged(data: Dataset, noise: NoiseConfig) -> list[int]:
-    """The rows of the images to judge: all that would be trained on.
+    """The rows of the images to rank: all that would be trained on.
 
     Where nothing says what is tested on (no split of the dataset's own, no manifest, no drawn
     noise), a training would take the normal images of its test set from the very same folder: those
-    are judged too.
+    are ranked too.
     """
     rows = data.rows(*Roles.TRAINED)
     if noise.mode == "none" and not any(s.split for s in data.table.samples):
@@ -132,6 +132,6 @@ def cleaned_roles(
         if not set(needed) & set(found):
             raise UserError(
                 f"apply: without {len(suspects)} suspects no image is left to {name} on; "
-                "accepted is a lower count=K, or a higher data.test_fraction"
+                "use a lower count=K, or a higher data.test_fraction"
             )
     return tuple(found)

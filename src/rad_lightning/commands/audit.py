@@ -33,7 +33,7 @@ OF_TRAINING = ("seed", "data", "backbone", "head", "cache", "trainer")
 
 @dataclass(frozen=True)
 class Audited:
-    """The images judged, and what came out. ``rows`` are theirs in ``data``; ``evidence`` is about
+    """The ranked images, and what came out. ``rows`` are theirs in ``data``; ``evidence`` is about
     those at the places ``shown`` of the ranking, on a ``grid`` (H, W)."""
 
     data: Dataset
@@ -76,19 +76,21 @@ def checked_target(cfg: AuditConfig) -> Path | None:
     """The manifest to write.
 
     Raises:
-        UserError: a file is there that is none, or the very one that is read.
+        UserError: the file exists and is not a manifest, or is the one that is read.
     """
     if cfg.apply is None:
         return None
     target = Path(cfg.apply)
     if cfg.noise.manifest and target.resolve() == Path(cfg.noise.manifest).resolve():
-        raise UserError(f"apply={target} would overwrite the manifest that is read: name another")
+        raise UserError(
+            f"apply={target} would overwrite the manifest that is read: use another file"
+        )
     if target.exists():
         try:
             read_manifest(target)
         except UserError as error:
             raise UserError(
-                f"apply={target} would overwrite what is no manifest: {error}"
+                f"apply={target} would overwrite a file that is not a manifest: {error}"
             ) from None
     return target
 
@@ -123,7 +125,7 @@ def enough(data: Dataset) -> None:
     count = len(data.rows(*Roles.TRAINED))
     if count < FEWEST:
         raise UserError(
-            f"{data.table.root}: {count} images to judge; accepted are {FEWEST} or more, as "
+            f"{data.table.root}: {count} images to rank; give {FEWEST} or more, as "
             "each is compared with the others"
         )
 
@@ -223,7 +225,7 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
         f"   estimated  {100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}] of "
         f"{len(ranking)} images look mislabelled"
     )
-    why = "as asked" if cfg.count is not None else "as estimated; count=K sets another cut"
+    why = "as requested" if cfg.count is not None else "as estimated; count=K sets another cut"
     progress.say(f"    suspects  {ranking.count} images, {why}")
     if a := found.accuracy:
         at = ", ".join(
@@ -232,7 +234,7 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
         )
         progress.say(f"   precision  {at}")
         progress.say(f"       AUROC  {100 * a.auroc:.1f} %")
-        progress.say(f"       found  {a.found} of {a.true} injected images are among the suspects")
+        progress.say(f"    detected  {a.found} of {a.true} injected images are among the suspects")
     progress.say(f"       files  {job.run.path / 'suspects.csv'}")
     progress.say(f"        page  {job.run.path / 'index.html'}")
     if target is None:

@@ -13,7 +13,7 @@ def dashboards(cfg: DashboardsConfig) -> None:
     """Create them, or with ``cfg.dry_run`` say what they would hold, without a network.
 
     Raises:
-        UserError: nobody is logged in, or W&B refuses.
+        UserError: not logged in to W&B, or W&B refuses.
     """
     progress = Progress(quiet=not cfg.progress)
     if cfg.dry_run:

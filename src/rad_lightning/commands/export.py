@@ -1,4 +1,4 @@
-"""``export``: a trained detector as one file, compared with the original before it is there."""
+"""``export``: a trained detector as one file, compared with the original before it is kept."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def export(cfg: ExportConfig) -> Path:
     if trained.backbone.precision != "float32":
         raise UserError(
             f"checkpoint = {cfg.checkpoint}: trained with backbone.precision="
-            f"{trained.backbone.precision}; accepted is a run in float32"
+            f"{trained.backbone.precision}; use a run in float32"
         )
     progress.say(f"    detector  {card.run} · {card.backbone}")
     placed = images_to_compare(cfg, trained, card)
@@ -82,8 +82,8 @@ def export(cfg: ExportConfig) -> Path:
         parity = compare(engine, run(aside), *given)
         if not parity <= TOLERANCE:
             raise UserError(
-                f"the exported network differs from the original by {parity:.2g}, accepted is up "
-                f"to {TOLERANCE:g}: nothing written"
+                f"the exported network differs from the original by {parity:.2g}, more "
+                f"than the allowed {TOLERANCE:g}: nothing was written"
             )
         aside.replace(file)
     finally:

@@ -1,4 +1,4 @@
-"""``predict``: judge images with a trained detector."""
+"""``predict``: score images with a trained detector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def predict(cfg: PredictConfig) -> Path:
     """Write ``scores.csv``, ``overlays/``, ``index.html`` and, where files could not be read,
     ``unreadable.csv``; returns the folder.
 
-    Tables and page appear whole, when all images are judged.
+    Tables and page appear whole, when all images are scored.
 
     Raises:
         UserError: no detector, no image, or none that can be read.
@@ -36,7 +36,7 @@ def predict(cfg: PredictConfig) -> Path:
     progress = Progress(quiet=not cfg.progress)
     out = RunDirectory(Path(cfg.output))
     if out.done:
-        raise UserError(f"output = {cfg.output}: the folder of a training; accepted is another one")
+        raise UserError(f"output = {cfg.output}: the folder of a training run; use another one")
     # Not what an earlier prediction wrote, where the output lies in the input.
     files, base = find_images(cfg.input, skip=out.path / OVERLAYS)
     detector = Detector.load(cfg.checkpoint, device=cfg.device, weights=cfg.backbone.weights)

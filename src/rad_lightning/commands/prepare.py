@@ -30,7 +30,7 @@ def prepare(cfg: PrepareConfig) -> list[Dataset]:
     """Print counts per role and defect type, unreadable files, bad masks and duplicates.
 
     Raises:
-        UserError: an unusable archive or dataset.
+        UserError: an archive or dataset that cannot be read.
     """
     progress = Progress(quiet=not cfg.progress)
     if cfg.archive is not None:
@@ -46,7 +46,7 @@ def prepare(cfg: PrepareConfig) -> list[Dataset]:
 
 
 def _every_category(cfg: DataConfig) -> list[DataConfig]:
-    """The category asked for, or all that an MVTec tree holds."""
+    """The requested category, or all that an MVTec tree holds."""
     if cfg.name == "mvtec" and cfg.category is None and cfg.root is not None:
         names = list_categories(Path(cfg.root))
         if names:

@@ -2,9 +2,9 @@
 
 Bayesian optimisation with Optuna's TPE sampler. A trial is a normal training, and its value is
 ``held_out_nll`` of its ``result.json``: the trimmed NLL, in nats per dimension, of held-out
-*training* images under the parameters that would be deployed. Nothing else of a result is read: no
-label has a say, and no score of a test image but an infinite one, with which a training refuses to
-end (a pruned trial).
+*training* images under the parameters that would be deployed. Nothing else of a result is read, and
+no label. Test scores matter only where one is infinite: then the training fails and its trial is
+pruned.
 
 The folder of a study:
 
@@ -90,8 +90,8 @@ class Search:
                 self.study.set_user_attr("key", key)
         if known not in (None, key):
             raise UserError(
-                f"{self.folder}: a study of other settings, images or another space is in it; "
-                "accepted is another study=FOLDER"
+                f"{self.folder}: holds a study of other settings, images or another space; "
+                "use another study=FOLDER"
             )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -120,7 +120,7 @@ class Search:
 
     @contextmanager
     def asked(self) -> Iterator[Trial | None]:
-        """A trial with its settings drawn; while it runs, a lock shows that it is alive."""
+        """A trial with its settings drawn; while its process runs, it holds a lock."""
         with self.lock:
             self.fail_killed()
             begun = len(self.trials(*FINISHED, TrialState.RUNNING))
@@ -227,7 +227,7 @@ def open_study(journal: Path, lock: FileLock) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     drop_torn_line(journal)
     try:
-        # Optuna's own locks outlive a killed process, for half a minute or for ever.
+        # Optuna's own locks stay behind a killed process, for half a minute or for good.
         backend = JournalFileBackend(str(journal), lock_obj=cast(Any, lock))
         return optuna.create_study(
             storage=JournalStorage(backend), study_name="tune", load_if_exists=True
@@ -266,7 +266,7 @@ def held_out_nll(job: Job) -> float:
     if value is None:
         raise UserError(
             "no training image was held out (too few, or all show one physical part): "
-            "nothing can judge a trial"
+            "trials cannot be compared"
         )
     return float(value)
 

@@ -1,1 +1,1 @@
-"""What every room uses: errors, progress, seeds, threads, files."""
+"""What all packages use: errors, progress, seeds, threads, files."""

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """Wrong input, exit code 2. One line says what was wrong, where, and what is accepted."""
+    """Wrong input, exit code 2. One line says what was wrong, where, and what to do."""
 
 
 class BusyError(UserError):

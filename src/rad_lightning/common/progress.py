@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live bar where someone watches, plain lines where nobody does."""
+"""Progress on the terminal: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

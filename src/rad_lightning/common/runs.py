@@ -42,7 +42,7 @@ class RunDirectory:
 
     @property
     def done(self) -> bool:
-        """Whether a whole result is there: one that a broken disk or hand cut is none."""
+        """Whether a complete result is there; a truncated file does not count."""
         try:
             return "metrics" in self.read_result()
         except (OSError, ValueError):

@@ -3,11 +3,11 @@
 The backbone is a few large operations: it takes all cores. The flow is thousands of small ones:
 one thread trains it fastest, and a second one would make every operation wait for both cores, which
 on a busy machine costs many times the work (``benchmarks/busy.py``). What is independent, the parts
-of a data set that are scored, is shared out instead, each part to one thread: nobody waits for
-anybody, and no sum is split, so that the numbers do not depend on the number of cores.
+of a data set that are scored, is shared out instead, each part to one thread: no thread waits
+for another, and no sum is split, so that the numbers do not depend on the number of cores.
 
-Whoever starts several of us (joblib, Ray, Slurm, test workers) sets ``OMP_NUM_THREADS`` to the
-share of each; a user's own value is respected in the same way.
+Where several processes run at once (joblib, Ray, Slurm, test workers), their launcher sets
+``OMP_NUM_THREADS`` to the share of each; a user's own value counts in the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def cores() -> int:
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number per level
     if first.isdecimal() and int(first):
         return int(first)
-    from joblib import cpu_count  # late: whoever is told the number need not wait for it
+    from joblib import cpu_count  # late: a slow import that the line above often saves
 
     return max(1, int(cpu_count()))
 

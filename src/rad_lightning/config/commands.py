@@ -31,19 +31,19 @@ class TuneRange:
         """Raise ``UserError`` at a range that holds nothing, or that its setting cannot take."""
         types = tunable()
         if self.key not in types:
-            raise UserError(f"{self.key!r} cannot be tuned: accepted are {', '.join(types)}")
+            raise UserError(f"{self.key!r} cannot be tuned: choose one of {', '.join(types)}")
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise UserError(f"low = {self.low:g}, high = {self.high:g}: accepted are finite values")
+            raise UserError(f"low = {self.low:g}, high = {self.high:g}: use finite numbers")
         if self.low >= self.high:
-            raise UserError(f"low = {self.low:g}: accepted are values < high = {self.high:g}")
+            raise UserError(f"low = {self.low:g}: use a value < high = {self.high:g}")
         if self.log and self.low <= 0:
-            raise UserError(f"low = {self.low:g} with log=true: accepted are values > 0")
+            raise UserError(f"low = {self.low:g} with log=true: use a value > 0")
         whole = types[self.key] == "int"
         if self.int != whole:
             numbers = "whole numbers" if whole else "any number"
-            raise UserError(f"{self.key} takes {numbers}: accepted is int={str(whole).lower()}")
+            raise UserError(f"{self.key} takes {numbers}: set int={str(whole).lower()}")
         if whole and (self.low % 1 or self.high % 1):
-            raise UserError(f"low = {self.low:g}, high = {self.high:g}: accepted are whole numbers")
+            raise UserError(f"low = {self.low:g}, high = {self.high:g}: use whole numbers")
 
 
 @dataclass
@@ -59,7 +59,7 @@ class TuneConfig(TrainConfig):
         super().check()
         if not self.method.holdout:
             raise UserError(
-                "method.holdout = 0: held-out images judge a trial, accepted are values > 0"
+                "method.holdout = 0: trials are compared on held-out images, use a value > 0"
             )
         if self.trainer.num_nodes > 1:
             raise UserError(
@@ -67,7 +67,7 @@ class TuneConfig(TrainConfig):
                 "others may run the same command on the same study"
             )
         if not self.space:
-            raise UserError("space = {}: accepted is at least one NAME: {key, low, high}")
+            raise UserError("space = {}: give at least one NAME: {key, low, high}")
         known: dict[str, str] = {}
         for name, values in self.space.items():
             try:
@@ -138,19 +138,19 @@ class AuditConfig(TrainConfig):
     asked: list[str] = field(default_factory=list, metadata={"numbers": False, "empty": True})
 
     def check(self) -> None:
-        """Raise ``UserError`` at a method that ranks nothing, or that knows the answer."""
+        """Raise ``UserError`` at a method that ranks nothing, or that reads the true labels."""
         if self.run is None:  # else the run's settings count, once they are read
             super().check()
         trust = self.method.trust
         if not trust.on:
             raise UserError(
-                f"method={self.method.name} ranks no training image: accepted are methods with "
-                "method.trust.source, as method=robust"
+                f"method={self.method.name} does not rank training images: use a method with "
+                "method.trust.source, such as method=robust"
             )
         if trust.known or trust.known_rate or self.method.clean_only:
             raise UserError(
-                f"method={self.method.name} reads which images were injected: accepted for an "
-                "audit are methods without method.trust.known, known_rate and method.clean_only"
+                f"method={self.method.name} reads which images were injected: an audit needs a "
+                "method without method.trust.known, known_rate and method.clean_only"
             )
 
 
@@ -196,11 +196,9 @@ class DashboardsConfig:
         """Raise ``UserError`` at names that W&B has no place for."""
         for key, value in (("entity", self.entity), ("project", self.project)):
             if value is not None and not re.fullmatch(r"[\w.-]+", value):
-                raise UserError(
-                    f"{key} = {value!r}: accepted are letters, digits, '_', '-' and '.'"
-                )
+                raise UserError(f"{key} = {value!r}: use only letters, digits, '_', '-' and '.'")
         if re.search(r"['\"\\]", self.sweep or ""):  # W&B's filters do not escape them
-            raise UserError(f"sweep = {self.sweep}: accepted are names without quotes")
+            raise UserError(f"sweep = {self.sweep}: use a name without quotes")
 
 
 @dataclass
@@ -212,7 +210,7 @@ class WeightsConfig:
 
 @dataclass
 class PredictConfig:
-    """Judge images with a trained detector."""
+    """Score images with a trained detector."""
 
     checkpoint: str = MISSING  # a run directory, its last.ckpt, or an exported .onnx file
     input: str = MISSING  # a folder with all below it, a file, or a pattern like photos/*.png

@@ -42,10 +42,10 @@ def faults(node: Any, prefix: str = "") -> Iterator[str]:
             yield from faults(value, f"{key}.")
             continue
         if value == [] and not f.metadata.get("empty"):
-            yield f"{key} = []: accepted is at least one value"
+            yield f"{key} = []: give at least one value"
         for item in value if isinstance(value, list) else [value]:
             if item is not None and not _accepted(item, f.metadata):
-                yield f"{key} = {value!r}: accepted are {_describe(f.metadata)}"
+                yield f"{key} = {value!r}: {_describe(f.metadata, isinstance(value, list))}"
                 break
 
 
@@ -60,15 +60,21 @@ def _accepted(value: Any, rules: Any) -> bool:
     )
 
 
-def _describe(rules: Any) -> str:
+def _describe(rules: Any, several: bool) -> str:
+    """What to do about a wrong value, or about a list with a wrong value in it."""
     if rules.get("choices") is not None:
-        return ", ".join(map(str, rules["choices"]))
+        choices = ", ".join(map(str, rules["choices"]))
+        return f"choose from {choices}" if several else f"choose one of {choices}"
+    kind = "values" if several else "a value"
+    low, high = rules.get("low"), rules.get("high")
+    if low is not None and high is not None:
+        return f"use {kind} from {low:.12g} to {high:.12g}"
     bounds = [
         f"{sign} {rules[rule]:.12g}"
         for rule, sign in (("above", ">"), ("low", ">="), ("high", "<="))
         if rules.get(rule) is not None
     ]
-    return "values " + " and ".join(bounds)
+    return f"use {kind} {' and '.join(bounds)}" if bounds else "use finite numbers"
 
 
 class Part:

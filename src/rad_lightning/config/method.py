@@ -91,14 +91,14 @@ class TrustConfig(Part):
     steps: int = setting(100, low=1)  # gradient steps of each fold's flow
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
-    by_part: bool = setting(True)  # images of a physical part share a verdict, and a vote
+    by_part: bool = setting(True)  # images of a physical part share one rank, and weigh as one
     # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
     # are; expose: an image counts the less the more suspicious it is, and the oddest samples of
     # suspicious ones are pushed away.
     use: str = setting("split", choices=("split", "iqr", "expose"))
     reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
-    known_rate: bool = setting(False)  # oracle_rate: the true one, which nobody knows in use
+    known_rate: bool = setting(False)  # oracle_rate: the true one, unknown in practice
     known: bool = setting(False)  # oracle_exposed: the truly injected images are the suspects
     # expose: with p the probability that an image is mislabelled, a logistic step in its rank of
     # width ``temperature``, its odd samples are pushed away as p to this power and all of them
@@ -107,8 +107,8 @@ class TrustConfig(Part):
     temperature: float = setting(0.06, above=0.0)
     power: float = setting(2.0, above=0.0)
     floor: float = setting(0.08, above=0.0, high=0.5)
-    # Share of a suspect's samples that is odd; None: one and a half times ``head.top_fraction``,
-    # the share that an image's score is made of.
+    # Share of a suspect's samples that may be pushed away; None: one and a half times
+    # ``head.top_fraction``, the share that an image's score is made of.
     odd: float | None = setting(None, above=0.0, high=1.0)
     share: float = setting(0.2, above=0.0, high=0.9)  # of a batch, drawn from these
     weight: float = setting(0.15, above=0.0)  # of their loss
@@ -190,32 +190,32 @@ class MethodConfig:
     def check(self) -> None:
         """Refuse settings that would do nothing, or that need each other."""
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
-            raise UserError(f"method.name = {self.name!r}: accepted are letters, digits and _.+-")
+            raise UserError(f"method.name = {self.name!r}: use only letters, digits and _.+-")
         self.meta.check()
         self._check_parts()
         if not self.l2.on:
             return
         if self.l2.lambda_min > self.l2.lambda_max:
             raise UserError(
-                f"method.l2.lambda_min = {self.l2.lambda_min:g}: accepted are values up to "
+                f"method.l2.lambda_min = {self.l2.lambda_min:g}: use a value <= "
                 f"method.l2.lambda_max = {self.l2.lambda_max:g}"
             )
         if self.l2.uncertainty == "generalisation_gap" and not self.holdout:
             raise UserError(
                 "method.l2.uncertainty='generalisation_gap' needs held-out training images: "
-                "accepted is method.holdout > 0"
+                "set method.holdout > 0"
             )
         if not self.meta.on and self.l2.uncertainty not in OF_A_BATCH:
             raise UserError(
                 f"method.l2.uncertainty = {self.l2.uncertainty!r} needs method.meta.source: "
-                f"accepted without are {', '.join(OF_A_BATCH)}"
+                f"set it, or use one of {', '.join(OF_A_BATCH)}"
             )
         if not self.meta.on and self.l2.where == "inner":
             raise UserError("method.l2.where = 'inner' needs method.meta.source")
         if self.meta.tasks == 1 and self.l2.uncertainty in BETWEEN_TASKS:
             raise UserError(
                 f"method.l2.uncertainty = {self.l2.uncertainty!r} compares tasks: "
-                "accepted is method.meta.tasks >= 2"
+                "set method.meta.tasks >= 2"
             )
 
     def _check_parts(self) -> None:
@@ -225,20 +225,20 @@ class MethodConfig:
         others = [n for n, part in (("trust", trust), ("meta", meta), ("l2", self.l2)) if part.on]
         if alone and (len(alone) > 1 or set(others) - ({"l2"} if alone == ["latent"] else set())):
             raise UserError(
-                f"method.{alone[0]}.form is on: accepted beside it is no other part, here "
-                f"{', '.join(f'method.{n}' for n in alone[1:] + others)}"
+                f"method.{alone[0]}.form cannot be combined with other parts: "
+                f"switch off {', '.join(f'method.{n}' for n in alone[1:] + others)}"
             )
         if meta.source == "trusted" and not trust.on:
             raise UserError(
-                "method.meta.source=trusted needs to know whom to trust: accepted are "
-                f"method.trust.source={', '.join(TRUST_SOURCES)}"
+                "method.meta.source=trusted needs method.trust.source: choose one of "
+                f"{', '.join(TRUST_SOURCES)}"
             )
         if trust.on and meta.on and meta.source != "trusted":
             raise UserError(
-                f"method.meta.source={meta.source} does not read method.trust: accepted is trusted"
+                f"method.meta.source={meta.source} does not read method.trust: use trusted"
             )
         if trust.known and trust.use != "expose":
             raise UserError(
-                f"method.trust.known with use={trust.use}: accepted is expose; to leave the "
-                "injected images out there is method.clean_only"
+                f"method.trust.known with use={trust.use}: set method.trust.use=expose; to leave "
+                "the injected images out, set method.clean_only=true"
             )

@@ -48,7 +48,7 @@ class DataConfig:
         for key, names in readers.items():
             if getattr(self, key) is not None and self.name not in names:
                 raise UserError(
-                    f"data.{key} is not read by data={self.name}: accepted with "
+                    f"data.{key} is not read by data={self.name}: use it with "
                     f"{', '.join(f'data={n}' for n in names)}"
                 )
 
@@ -84,8 +84,8 @@ class NoiseConfig:
         """Refuse settings that would do nothing, or that contradict each other."""
         if self.mode in ("none", "manifest") and self.ratio:
             raise UserError(
-                f"noise.ratio = {self.ratio:g} does nothing with noise={self.mode}: accepted with "
-                "noise=replace, noise=add, noise=pool_fraction"
+                f"noise.ratio = {self.ratio:g} does nothing with noise={self.mode}: use it with "
+                "noise=replace, noise=add or noise=pool_fraction"
             )
         if (self.mode == "manifest") != (self.manifest is not None):
             raise UserError("noise=manifest and noise.manifest=FILE need each other")
@@ -217,35 +217,33 @@ class TrainConfig:
         self._check_tasks()
         sides = self.data.size
         if len(sides) != 2:
-            raise UserError(f"data.size = {sides}: accepted are two numbers, [height, width]")
+            raise UserError(f"data.size = {sides}: give two numbers, [height, width]")
         turned = {"rot90", "rot270"} & set(self.head.views)
         if turned and sides[0] != sides[1]:
             raise UserError(
                 f"head.views has {sorted(turned)[0]} but data.size = {sides} is not square: "
-                "accepted there are identity, hflip, vflip, rot180"
+                "choose from identity, hflip, vflip, rot180"
             )
         indices = self.backbone.out_indices
         if indices != sorted(set(indices)):
-            raise UserError(f"backbone.out_indices = {indices}: accepted are rising numbers")
+            raise UserError(f"backbone.out_indices = {indices}: give numbers in rising order")
         if self.head.local_pool % 2 == 0:
-            raise UserError(f"head.local_pool = {self.head.local_pool}: accepted are odd numbers")
+            raise UserError(f"head.local_pool = {self.head.local_pool}: use an odd number")
         if self.head.position_dims % 4:
-            raise UserError(
-                f"head.position_dims = {self.head.position_dims}: accepted are multiples of 4"
-            )
+            raise UserError(f"head.position_dims = {self.head.position_dims}: use a multiple of 4")
 
     def _check_tasks(self) -> None:
         meta, l2 = self.method.meta, self.method.l2
         if meta.on and self.method.batch_size < 2 * meta.tasks:
             raise UserError(
-                f"method.batch_size = {self.method.batch_size}: accepted are at least two samples "
-                f"for each of the method.meta.tasks = {meta.tasks} tasks"
+                f"method.batch_size = {self.method.batch_size}: use at least two samples for "
+                f"each of the method.meta.tasks = {meta.tasks} tasks, {2 * meta.tasks} or more"
             )
         ranks = self.trainer.devices if isinstance(self.trainer.devices, int) else 1
         if l2.on and meta.on and l2.uncertainty == "ensemble_variance" and meta.tasks < 2 * ranks:
             raise UserError(
                 f"method.meta.tasks = {meta.tasks}: method.l2.uncertainty='ensemble_variance' "
-                f"compares the tasks of each process; accepted are {2 * ranks} or more"
+                f"compares the tasks of each process; use {2 * ranks} or more"
             )
         if l2.on and l2.uncertainty == "view_variance" and len(self.head.views) < 2:
             raise UserError(
@@ -254,11 +252,11 @@ class TrainConfig:
             )
         if meta.on and (meta.adapted_blocks or 0) > self.head.blocks:
             raise UserError(
-                f"method.meta.adapted_blocks = {meta.adapted_blocks}: accepted are values up to "
+                f"method.meta.adapted_blocks = {meta.adapted_blocks}: use a value <= "
                 f"head.blocks = {self.head.blocks}"
             )
         if meta.categories and self.data.name not in ("synthetic", "mvtec"):
             raise UserError(
                 f"method.meta.source=cross_category: data={self.data.name} has no categories; "
-                "accepted are data=mvtec, data=synthetic"
+                "use data=mvtec or data=synthetic"
             )

@@ -57,7 +57,7 @@ def unpack(
             elif zipfile.is_zipfile(archive):
                 _unpack_zip(archive, folder, budget)
             else:
-                raise UserError(f"{archive} is not an archive (accepted: zip, tar, tar.gz, tar.xz)")
+                raise UserError(f"{archive} is not an archive: use zip, tar, tar.gz or tar.xz")
         except UserError:
             raise
         except DAMAGE as error:
@@ -83,7 +83,9 @@ class _Budget:
         if self.total > self.max_bytes:
             raise UserError(f"{self.archive} holds more than the limit of {self.max_bytes} bytes")
         if self.total > self.max_by_ratio:
-            raise UserError(f"{self.archive} grows beyond reason when unpacked; refused as a bomb")
+            raise UserError(
+                f"{self.archive} unpacks to far more than its own size; refused as an archive bomb"
+            )
 
 
 def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:

@@ -123,7 +123,7 @@ def open_dataset(
     """Read, hash, split, and inject label noise.
 
     ``cfg.split_seed`` fixes the split across seeds, ``noise.seed`` the draw of the noise. Images
-    with made defects are written below ``cache_dir``.
+    with synthetic defects are written below ``cache_dir``.
 
     Raises:
         UserError: whatever is wrong with the dataset, its split, the level or the manifest.
@@ -151,7 +151,7 @@ def open_dataset(
 def make_images(
     table: SampleTable, hashes: dict[str, str], cache_dir: Path
 ) -> tuple[SampleTable, dict[str, str]]:
-    """Write the images with made defects that the table names and no file has; hash them."""
+    """Write the images with synthetic defects that the table names, where missing; hash them."""
     made = {}
     for sample in table.samples:
         if sample.path in hashes:

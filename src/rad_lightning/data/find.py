@@ -30,7 +30,7 @@ def find_images(given: str, skip: Path | None = None) -> tuple[list[Path], Path]
     files = sorted(p for p in found if ours not in p.resolve().parents)
     if not files:
         raise UserError(
-            f"input = {given}: no image there; accepted are a folder with images, a file, or a "
+            f"input = {given}: no image there; give a folder with images, a file, or a "
             "pattern like 'photos/*.png'"
         )
     base = path if path.is_dir() else Path(os.path.commonpath([p.parent for p in files]))

@@ -70,7 +70,7 @@ def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
         form = f"{content.dtype} {content.shape}"
         raise BadImage(
             Path(name),
-            f"an array {form} is no image: accepted are uint8 (H, W), (H, W, 3), (H, W, 4) and "
+            f"an array {form} is not an image: give uint8 (H, W), (H, W, 3), (H, W, 4), or "
             "uint16, int32 or float (H, W)",
         ) from None
     return _to_rgb(Path(name), content)
@@ -151,7 +151,7 @@ def _decode(path: Path, *, upright: bool) -> Image.Image:
         raise BadImage(path, "no such file, expected an image") from None
     except UnidentifiedImageError:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise BadImage(path, f"not an image that can be read (accepted: {kinds})") from None
+        raise BadImage(path, f"not an image that can be read; use one of {kinds}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(path, f"too many pixels to be safe to open ({error})") from None
     except Exception as error:  # decoders raise nearly anything on a damaged file
@@ -179,9 +179,7 @@ def _rescaled(path: Path, image: Image.Image, full: int) -> ImageArray:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= full):  # written so that NaN is refused as well
         kind = "float" if image.mode == "F" else "integer"
-        raise BadImage(
-            path, f"{kind} pixel values run from {low:g} to {high:g}, accepted are 0 to {full}"
-        )
+        raise BadImage(path, f"{kind} pixel values run from {low:g} to {high:g}, use 0 to {full}")
     grey = np.floor(values * (255 / full) + 0.5).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 

@@ -27,7 +27,7 @@ TRAINING = "training images"
 
 @dataclass(frozen=True)
 class Contamination:
-    """What was asked for and what was done.
+    """What was requested and what was done.
 
     ``requested`` and ``achieved`` are shares of ``of`` images, which are what ``denominator``
     says; ``contamination`` is always the share of the training images.
@@ -70,7 +70,7 @@ class Contamination:
     def __str__(self) -> str:
         if self.mode == "none":
             return "none"
-        asked = "" if self.mode == "manifest" else f"{100 * self.requested:.3g} % asked, "
+        asked = "" if self.mode == "manifest" else f"{100 * self.requested:.3g} % requested, "
         return (
             f"{self.mode}: {asked}{100 * self.achieved:.3g} % achieved = {self.injected} of "
             f"{self.of} {self.denominator}"
@@ -159,7 +159,7 @@ def _drawable(
         where = "in the dataset" if cfg.overlap else "in the noise pool"
         raise UserError(
             f"{table.name}/{table.category}: no anomalous image {where}; raise data.pool_fraction, "
-            "or make defects with noise.source=synthetic"
+            "or use synthetic defects with noise.source=synthetic"
         )
     if cfg.clustered:
         counts = Counter(s.defect_type for s in pool)
@@ -192,8 +192,8 @@ def _training_size(normals: int, anomalies: int, cfg: NoiseConfig) -> int:
     if cfg.train_images is not None:
         if cfg.train_images > normals:
             raise UserError(
-                f"noise.train_images = {cfg.train_images}: accepted are 2 to {normals}, "
-                "the normal training images"
+                f"noise.train_images = {cfg.train_images}: use a value from 2 to {normals}, "
+                "the number of normal training images"
             )
         return cfg.train_images
     if cfg.mode != "replace" or cfg.source == "synthetic":
@@ -204,7 +204,11 @@ def _training_size(normals: int, anomalies: int, cfg: NoiseConfig) -> int:
 
 def _infeasible(table: SampleTable, cfg: NoiseConfig, available: int, of: int) -> str:
     largest = available * 1000 // max(1, of) / 1000
-    source = "normal images to make defects on" if cfg.source == "synthetic" else "images to draw"
+    source = (
+        "normal images to put synthetic defects on"
+        if cfg.source == "synthetic"
+        else "images to draw"
+    )
     kind = " of one defect type" if cfg.clustered else ""
     return (
         f"noise.ratio = {cfg.ratio:g} of {of} images with noise={cfg.mode}: {table.name}/"
@@ -215,7 +219,7 @@ def _infeasible(table: SampleTable, cfg: NoiseConfig, available: int, of: int) -
 
 def _known_type(kind: str, known: Sequence[str]) -> None:
     if kind not in known:
-        raise UserError(f"noise.defect_type = {kind}: accepted are {', '.join(known)}")
+        raise UserError(f"noise.defect_type = {kind}: choose one of {', '.join(known)}")
 
 
 def _stream(name: str, seed: int) -> np.random.Generator:

@@ -96,7 +96,9 @@ def make(image: ImageArray, kind: str, seed: int) -> tuple[ImageArray, MaskArray
         UserError: unknown kind, or not an image of at least 16 x 16.
     """
     if kind not in KINDS:
-        raise UserError(f"made defect {kind!r} does not exist (accepted: {', '.join(KINDS)})")
+        raise UserError(
+            f"synthetic defect {kind!r} does not exist: choose one of {', '.join(KINDS)}"
+        )
     stream = np.random.PCG64(stream_seed(f"made {kind}", seed))
     return KINDS[kind](image, np.random.Generator(stream))
 
@@ -110,8 +112,8 @@ def made_path(kind: str, seed: int, source_path: str) -> str:
     path = f"made/{kind}-{seed}/{source_path}.bmp"
     if parse_made(path) != (kind, seed, source_path):
         raise UserError(
-            f"no image can be made of {source_path!r} with {kind}-{seed} (accepted: "
-            f"{' or '.join(KINDS)}, seeds from 0 to 2^63-1, paths within the dataset)"
+            f"no image can be made of {source_path!r} with {kind}-{seed}: use "
+            f"{' or '.join(KINDS)}, a seed from 0 to 2^63-1, and a path within the dataset"
         )
     return path
 
@@ -147,7 +149,9 @@ def write_made(folder: Path, path: str, source_file: Path) -> Path:
     kind, seed, _ = parsed
     source = load_image(source_file)
     if min(source.shape[:2]) < SMALLEST:
-        raise UserError(f"{source_file}: too small for a made defect, at least 16 x 16 is needed")
+        raise UserError(
+            f"{source_file}: too small for a synthetic defect: use at least 16 x 16 pixels"
+        )
     image, _ = make(source, kind, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{os.getpid()}.{get_ident()}")
@@ -163,7 +167,9 @@ def _check(image: ImageArray) -> None:
     good = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     if not good or min(image.shape[:2]) < SMALLEST:
         found = f"{image.dtype} {image.shape}"
-        raise UserError(f"a made defect needs uint8 (h, w, 3) of at least 16 x 16, not {found}")
+        raise UserError(
+            f"a synthetic defect needs uint8 (h, w, 3) of at least 16 x 16, not {found}"
+        )
 
 
 def _first_visible(

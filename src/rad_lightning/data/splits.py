@@ -172,14 +172,14 @@ def _check_options(
     _one_of("pool_normals", pool_normals, ("drop", "train"))
     for name, value in (("test_fraction", test_fraction), ("pool_fraction", pool_fraction)):
         if not 0 <= value < 1:
-            raise UserError(f"{name}={value} is not valid (accepted: at least 0 and below 1)")
+            raise UserError(f"{name}={value} is not valid: use a value >= 0 and < 1")
     if seed < 0:
-        raise UserError(f"seed={seed} is not valid (accepted: whole numbers from 0)")
+        raise UserError(f"seed={seed} is not valid: use a whole number >= 0")
 
 
 def _one_of(name: str, value: str, accepted: Collection[str]) -> None:
     if value not in accepted:
-        raise UserError(f"{name}={value} is not valid (accepted: {', '.join(accepted)})")
+        raise UserError(f"{name}={value} is not valid: choose one of {', '.join(accepted)}")
 
 
 def _check_roles(table: SampleTable, roles: dict[str, str], pool_normals: str) -> None:
@@ -275,9 +275,9 @@ def _manifest_row(where: str, values: list[str], roles: Collection[str]) -> Mani
         raise UserError(f"{where}: expected {len(HEADER)} values, found {len(values)}")
     image, sha256, category, label, defect_type, group, role = values
     if label not in {"0", "1", "-1"}:
-        raise UserError(f"{where}: label {label!r} is not known (accepted: 0, 1, -1)")
+        raise UserError(f"{where}: label {label!r} is not known: use 0, 1 or -1")
     if role not in roles:
-        raise UserError(f"{where}: role {role!r} is not known (accepted: {', '.join(roles)})")
+        raise UserError(f"{where}: role {role!r} is not known: choose one of {', '.join(roles)}")
     return ManifestRow(image, sha256, category, int(label), defect_type, group, role)
 
 

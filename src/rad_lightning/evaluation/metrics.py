@@ -1,7 +1,7 @@
-"""Detection metrics, with the traps of ranking metrics closed.
+"""Detection metrics, with the inputs checked.
 
-Scores are negative log-likelihoods, not probabilities: torchmetrics must be told not to squash them
-(``normalization=None``), and it neither notices NaN nor a missing class, so both are checked here.
+Scores are negative log-likelihoods, not probabilities: torchmetrics must not apply a sigmoid to
+them (``normalization=None``). It notices neither NaN nor a missing class: both are checked here.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ SHOWN = {
     "image_f1": "image F1 at the threshold",
     "image_recall": "recall at the threshold",
     "image_false_alarm_rate": "false alarms at the threshold",
-    "train_suspect_auroc": "injected images told by their training scores (AUROC)",
+    "train_suspect_auroc": "training scores, injected vs other (AUROC)",
     "pixel_auroc": "pixel AUROC",
     "pixel_aupro": "pixel AUPRO (to 30 % false positives)",
 }

@@ -14,7 +14,7 @@ def threshold(train_scores: Tensor, held_out: Tensor, cfg: EvaluationConfig) -> 
     """The score above which an image is called anomalous.
 
     ``robust`` takes the median of the held-out training images plus ``robust_z`` standard
-    deviations. The flow knows the images it was fitted to, so their scores are too low to place a
+    deviations. The flow was fitted to the other images, so their scores are too low to place a
     threshold; but there are more of them, so the spread is the larger one of both kinds. It comes
     from the median absolute deviation: mislabelled images move it by a bounded amount, however far
     out they lie. ``quantile`` takes that quantile of the held-out scores.

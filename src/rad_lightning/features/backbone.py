@@ -50,7 +50,7 @@ class FrozenBackbone(nn.Module):
 
     @property
     def description(self) -> str:
-        """The name as every output shows it; an untrained demo is called what it is."""
+        """The name as every output shows it; an untrained backbone is marked as one."""
         label = {UNTRAINED: "UNTRAINED demo weights", HUB: "hub weights", "file": "local weights"}
         return f"{self.name} ({label[self.origin]})"
 
@@ -63,10 +63,10 @@ class FrozenBackbone(nn.Module):
         return seen.hexdigest()
 
     def train(self, mode: bool = True) -> FrozenBackbone:
-        """Stay in evaluation mode: a parent's ``.train()`` must not wake BatchNorm."""
+        """Stay in evaluation mode: a parent's ``.train()`` must not change BatchNorm."""
         return super().train(False)
 
-    @torch.no_grad()  # not inference_mode: cached tensors must stay usable in autograd
+    @torch.no_grad()  # not inference_mode: cached tensors must work in autograd
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` in 0..255 -> one ``(B, C_i, H_i, W_i)`` per index."""
         scaled = (images.float() / 255 - self.mean) / self.std
@@ -76,11 +76,12 @@ class FrozenBackbone(nn.Module):
 
 def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
     if not out_indices:
-        raise UserError("backbone.out_indices = []: accepted is at least one index")
+        raise UserError("backbone.out_indices = []: give at least one index")
     if not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), 5)
         raise UserError(
-            f"backbone.name = {name!r}: not a timm model; near are {', '.join(near) or 'none'}"
+            f"backbone.name = {name!r}: not a timm model; similar names: "
+            f"{', '.join(near) or 'none'}"
         )
     # Its warnings repeat, in several lines, what the error below says in one.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -92,14 +93,14 @@ def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
             )
         except (IndexError, AssertionError) as error:
             raise UserError(
-                f"backbone.out_indices = {list(out_indices)}: not what {name} offers ({error})"
+                f"backbone.out_indices = {list(out_indices)}: not feature maps of {name} ({error})"
             ) from error
         except Exception as error:
             if not pretrained:
                 raise UserError(f"backbone.name = {name!r}: {error}") from error
             raise UserError(
                 f"no weights for {name} from the hub ({type(error).__name__}): give a local file "
-                "with backbone.weights=FILE, or take the demo with backbone.weights=untrained"
+                "with backbone.weights=FILE, or use the demo with backbone.weights=untrained"
             ) from error
     return model.to(memory_format=torch.channels_last)
 

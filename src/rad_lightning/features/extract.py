@@ -104,7 +104,7 @@ def batch_features(
 ) -> Tensor:
     """Features of a batch, every view turned back to the image's frame: ``(B, V, C, H', W')``.
 
-    Its shapes hang on those of its inputs alone, so that it can be traced for an export.
+    Its shapes depend on those of its inputs alone, so that it can be traced for an export.
 
     Args:
         images: ``(B, 3, H, W)`` in 0..255, on the backbone's device.

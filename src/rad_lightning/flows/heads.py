@@ -53,7 +53,7 @@ class Head(nn.Module):
         if spec.channels > spec.inputs:
             raise UserError(
                 f"head.channels = {spec.channels}: the features have {spec.inputs}; "
-                f"accepted are 2 to {spec.inputs}"
+                f"use a value from 2 to {spec.inputs}"
             )
         self.spec = spec
         self.whitening = Whitening(spec.inputs, spec.channels)
@@ -95,8 +95,8 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def dense_scores(self, samples: Tensor) -> Tensor:
-        """``position_scores`` that also computes, in vain, where there is no image: its shapes
-        hang on those of ``samples`` alone, so that it can be traced for an export."""
+        """As ``position_scores``, but computed where there is no image too: its shapes depend on
+        those of ``samples`` alone, so that it can be traced for an export."""
         count, views, length, _ = samples.shape
         flat = samples.flatten(0, 2)
         empty = flat[:, 0].isnan()

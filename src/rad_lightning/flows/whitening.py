@@ -44,7 +44,7 @@ class Whitening(nn.Module):
         values, vectors = torch.linalg.eigh(covariance)
         values = values.flip(0)[: self.outputs]
         vectors = vectors.flip(1)[:, : self.outputs]
-        # eigh leaves the sign open; fix it, so that a result does not hang on the library's mood.
+        # eigh leaves the sign open; fix it, so that results do not depend on the library.
         peak = vectors.abs().argmax(0, keepdim=True)
         vectors = vectors * vectors.gather(0, peak).sign()
         floor = values[0].clamp(min=1e-12) * 1e-6

@@ -59,7 +59,7 @@ class OnnxEngine:
         cuda = "CUDAExecutionProvider"
         there = cuda in onnxruntime.get_available_providers()
         if device == "cuda" and not there:
-            raise UserError("device=cuda: this onnxruntime has no CUDA; accepted are auto, cpu")
+            raise UserError("device=cuda: this onnxruntime has no CUDA; use auto or cpu")
         providers = ["CPUExecutionProvider"]
         if device != "cpu" and there:
             providers.insert(0, cuda)
@@ -90,9 +90,9 @@ def pick_device(name: str) -> torch.device:
         UserError: ``cuda`` without a GPU, or no known name.
     """
     if name not in DEVICES:
-        raise UserError(f"device = {name!r}: accepted are {', '.join(DEVICES)}")
+        raise UserError(f"device = {name!r}: choose one of {', '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch finds no GPU here; accepted are auto, cpu")
+        raise UserError("device=cuda: torch finds no GPU here; use auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -108,7 +108,7 @@ def find_run(checkpoint: Path) -> RunDirectory:
         )
     if checkpoint.is_file() and checkpoint.name != "last.ckpt":
         raise UserError(
-            f"checkpoint = {checkpoint}: accepted are a run directory, the last.ckpt in it, or an "
+            f"checkpoint = {checkpoint}: give a run directory, the last.ckpt in it, or an "
             "exported .onnx file"
         )
     run = RunDirectory(checkpoint.parent if checkpoint.is_file() else checkpoint)
@@ -122,8 +122,8 @@ def find_run(checkpoint: Path) -> RunDirectory:
             f"checkpoint = {checkpoint}: holds {len(inside)} runs, name one: {inside[0]}"
         )
     raise UserError(
-        f"checkpoint = {checkpoint}: no finished run, {RESULT} is not there or not whole; "
-        "the training command that began it goes on with it"
+        f"checkpoint = {checkpoint}: no finished run, {RESULT} is missing or incomplete; "
+        "run the same training command again to finish it"
     )
 
 
@@ -146,7 +146,7 @@ def open_run(checkpoint: Path, weights: str | None = None) -> tuple[Card, Networ
     if cfg.method.memory.on:
         raise UserError(
             f"checkpoint = {checkpoint}: method={cfg.method.name} is a reference without a flow "
-            "and leaves no detector behind; accepted are runs of the other methods"
+            "and saves no detector; use a run of another method"
         )
     head = load_head(run.checkpoint)
     name = weights or chosen_weights(cfg)
@@ -176,7 +176,9 @@ def load_head(file: Path) -> Head:
             {k.removeprefix("head."): v for k, v in state if k.startswith("head.")}
         )
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; the same training command writes it anew") from None
+        raise UserError(
+            f"{file}: no such file; run the same training command to write it again"
+        ) from None
     except Exception as error:  # garbage makes the unpickler raise almost anything
         raise UserError(
             f"{file}: not a checkpoint of this version ({type(error).__name__}: "
@@ -204,7 +206,7 @@ def open_export(file: Path, device: str = "auto") -> tuple[Card, OnnxEngine]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{beside}: not what an export writes ({error!r})") from error
     if file_hashes([file]) != [recorded]:
-        raise UserError(f"{beside}: describes another file than {file.name}; export both anew")
+        raise UserError(f"{beside}: describes another file than {file.name}; export both again")
     return card, OnnxEngine(file, device)
 
 

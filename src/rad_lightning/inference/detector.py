@@ -127,7 +127,7 @@ class Detector:
     def predict(
         self, images: Source | Iterable[Source], batch_size: int = BATCH_SIZE
     ) -> list[Prediction]:
-        """Judge one image or several, in their order.
+        """Score one image or several, in their order.
 
         Args:
             images: paths, PIL images or arrays, see ``data.images.as_image``; an array of four

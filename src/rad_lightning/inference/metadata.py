@@ -54,7 +54,7 @@ def of_run(result: Mapping[str, Any], cfg: TrainConfig) -> Card:
     if "median" not in limits or "map_range" not in result:
         raise UserError(
             f"{result['run']}: written by an older version, without what prediction needs; "
-            "the same training command writes it anew"
+            "run the same training command to write it again"
         )
     return from_dict(
         {key: result[key] for key in ("run", "dataset", "category", "backbone", "head")}
@@ -82,8 +82,10 @@ def from_dict(content: Mapping[str, Any]) -> Card:
             values["map_range"] = (float(low), float(high))
         card = Card(**values)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"no facts of a detector ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"not the metadata of a detector ({type(error).__name__}: {error})"
+        ) from None
     finite = all(map(math.isfinite, (card.threshold, card.median, card.spread)))
     if card.fit not in ("stretch", "pad") or not finite or card.spread <= 0 or min(card.size) < 1:
-        raise UserError(f"no facts of a detector ({card})")
+        raise UserError(f"not the metadata of a detector ({card})")
     return card

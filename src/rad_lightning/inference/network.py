@@ -14,7 +14,7 @@ from rad_lightning.flows.scoring import SMOOTHING, canvas_maps
 class Network(nn.Module):
     """A trained detector without what is around it: reading images, threshold, verdict.
 
-    Its shapes hang on the batch size alone, so that it can be exported.
+    Its shapes depend on the batch size alone, so that it can be exported.
 
     Args:
         spec: how the images were looked at when the head was trained.

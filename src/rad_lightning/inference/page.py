@@ -67,7 +67,7 @@ class Sheet:
             heapq.heappush(self.shown, item)
 
     def page(self, source: str, unreadable: Sequence[BadImage]) -> str:
-        """The page as text; ``source`` is what was asked to be judged."""
+        """The page as text; ``source`` is the input as the user gave it."""
         flagged = sum(score > self.card.threshold for score in self.scores)
         return render(
             "contact.html.j2",

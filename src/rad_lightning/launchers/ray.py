@@ -123,7 +123,7 @@ def connection(ray: Any, settings: dict[str, Any]) -> Iterator[None]:
             ray.init(**chosen | settings["init"])
         except ConnectionError as error:
             raise UserError(
-                f"hydra.launcher.address = {settings['address']}: no Ray answers there"
+                f"hydra.launcher.address = {settings['address']}: no Ray cluster answers there"
             ) from error
         try:
             yield
@@ -135,7 +135,7 @@ def resources(ray: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """The options of a cell's task. A process per cell: the next finds its GPU memory free.
 
     Raises:
-        UserError: a cell asks for more than our own Ray has, and would wait for ever.
+        UserError: a cell asks for more than our own Ray has, and would never start.
     """
     there = ray.cluster_resources()
     cpus, gpus = settings["cpus_per_cell"], settings["gpus_per_cell"]
@@ -144,7 +144,7 @@ def resources(ray: Any, settings: dict[str, Any]) -> dict[str, Any]:
     for key, asked, kind in (("cpus_per_cell", cpus, "CPU"), ("gpus_per_cell", gpus, "GPU")):
         most = int(there.get(kind, 0))
         if settings["address"] is None and asked > most:
-            raise UserError(f"hydra.launcher.{key} = {asked:g}: accepted are values <= {most}")
+            raise UserError(f"hydra.launcher.{key} = {asked:g}: use a value <= {most}")
     return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
 
 

@@ -51,11 +51,11 @@ def adapt(
     if odd := moving - params.keys():
         raise KeyError(f"not a parameter: {min(odd)!r}")
     if order not in (1, 2):
-        raise ValueError(f"order = {order}: accepted are 1 and 2")
+        raise ValueError(f"order = {order}: use 1 or 2")
     if isinstance(lr, Mapping) and (odd := (lr.keys() - params.keys()) | (moving - lr.keys())):
         raise KeyError(f"learning rates do not fit the parameters: {min(odd)!r}")
     if isinstance(lr, Tensor) and lr.shape not in ((), (steps,)):
-        raise ValueError(f"lr has the shape {tuple(lr.shape)}: accepted are () and ({steps},)")
+        raise ValueError(f"lr has the shape {tuple(lr.shape)}: use () or ({steps},)")
     current = dict(params)
     for k in range(steps):
         # Detached before, not after: the graph of a gradient that is a constant is never built.

@@ -49,7 +49,7 @@ class Inner:
 
 class Outcome(NamedTuple):
     """Losses after adapting: ``(T, Q)`` of the queries; no graph: supports, and every task's
-    adapted parameters on the first task's query ``(T, Q)``, where they were asked for."""
+    adapted parameters on the first task's query ``(T, Q)``, where requested."""
 
     query: Tensor
     support: Tensor | None
@@ -67,7 +67,7 @@ def outcome(
     look_at_support: bool = False,
     look_at_ensemble: bool = False,
 ) -> Outcome:
-    """Adapt to every task and judge on its query.
+    """Adapt to every task and evaluate on its query.
 
     Args:
         support, query: tuples of tensors with the tasks first, ``(T, S, ...)`` and ``(T, Q, ...)``.

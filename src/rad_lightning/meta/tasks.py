@@ -1,7 +1,7 @@
-"""Episodes: which samples a task adapts on (support) and is judged on (query).
+"""Episodes: which samples a task adapts on (support) and is evaluated on (query).
 
-A source draws the tasks of one step from a generator; whoever holds the generator's seed (seed,
-rank, step) can draw them again. Support and query of a task never share a physical part.
+A source draws the tasks of one step from a generator; with the generator's seed (seed, rank,
+step) they can be drawn again. Support and query of a task never share a physical part.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class TaskSource(Protocol):
 class Bootstrap(TaskSource):
     """Support and query from the same, noisy training set: the reading that the paper suggests.
 
-    Every task halves the physical parts anew and draws ``images`` of each half, so that the share
-    of mislabelled images differs from task to task by chance; nothing tells which they are.
+    Every task halves the physical parts at random and draws ``images`` of each half, so that
+    the share of mislabelled images differs from task to task by chance; which they are is unknown.
     """
 
     bank: Bank
@@ -111,7 +111,7 @@ class PseudoNoise(TaskSource):
     """Supports spoiled at a rate that differs from task to task; queries from trusted images.
 
     Args:
-        spoiled: the images of ``bank``, row by row, each with a made defect.
+        spoiled: the images of ``bank``, row by row, each with a synthetic defect.
         trusted: ``(N,)`` bool.
         max_rate: a task's rate is uniform between 0 and this.
     """
@@ -124,7 +124,7 @@ class PseudoNoise(TaskSource):
 
     def __post_init__(self) -> None:
         if len(self.spoiled) != len(self.bank) or not self.trusted.any():
-            raise ValueError("every image needs its spoiled copy, and one must be trusted")
+            raise ValueError("every image needs a copy with a defect, and one must be trusted")
 
     def draw_task(self, support: int, query: int, generator: Generator) -> Task:
         first, second = halves(self.bank.groups, generator)
@@ -150,8 +150,8 @@ class Trusted(TaskSource):
 
     Args:
         suspicion: ``(N,)`` from 0 to 1; an image is queried by 1 minus this.
-        odd: the images of ``bank``, row by row, with their odd samples alone; ``None``: no sample
-            is pushed away.
+        odd: the images of ``bank``, row by row, with their most suspicious samples alone; ``None``:
+            no sample is pushed away.
         doubt: ``(N,)`` how often a suspect is pushed away.
         share: of a query that is.
     """
@@ -165,7 +165,7 @@ class Trusted(TaskSource):
 
     def __post_init__(self) -> None:
         if self.odd is not None and (len(self.odd) != len(self.bank) or not (self.doubt > 0).any()):
-            raise ValueError("every image needs its odd samples, and one must be doubted")
+            raise ValueError("every image needs samples to push away, and one must be suspicious")
 
     def pushed(self, query: int) -> int:
         return min(query - 1, round(self.share * query)) if self.odd is not None else 0

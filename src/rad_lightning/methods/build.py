@@ -40,8 +40,8 @@ class Training:
 
     ``held_out`` ``(m, V, L, D)`` are images that are not trained on. ``trust`` is about the
     ``samples``, and ``injected`` their true contamination, for oracles. ``spoiled`` are the
-    training images with made defects; ``others`` are samples and parts of further categories. Only
-    some task sources ask for them.
+    training images with synthetic defects; ``others`` are samples and parts of further categories.
+    Only some task sources need them.
     """
 
     samples: Tensor
@@ -115,8 +115,8 @@ def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
     valid = ~training.samples[..., 0].isnan()
     if not (trust.weights[valid] > 0).any():
         raise UserError(
-            f"method={method.name}: of the training images that are not held out none is believed; "
-            "accepted is a lower method.trust.rate or method.trust.reach"
+            f"method={method.name}: all training images that are not held out count as "
+            "mislabelled; use a lower method.trust.rate or method.trust.reach"
         )
     exposed = None if trust.exposed is None else trust.exposed[valid]
     share = method.trust.share
@@ -133,7 +133,7 @@ def unseen_samples(
         raise UserError(
             f"method={method.name}: method.l2.uncertainty='generalisation_gap' needs held-out "
             "training images, and none could be held out (too few, or one physical part); "
-            "accepted is tail_weight"
+            "use tail_weight"
         )
     samples, positions = flat_samples(training.held_out)
     generator = Generator().manual_seed(stream_seed("unseen", seed))
@@ -160,7 +160,7 @@ def task_source(
 
 
 def trusted_queries(meta: MetaConfig, bank: Bank, trust: Trust, share: float) -> Trusted:
-    """Tasks judged by what trust believes and suspects of each image."""
+    """Tasks whose queries follow the suspicion of each image."""
     if trust.exposed is None:
         return Trusted(bank, trust.suspicion, None, trust.suspicion, meta.images, 0.0)
     odd = torch.where(trust.exposed[..., None] > 0, bank.samples, torch.nan)

@@ -22,7 +22,7 @@ def gathered(values: Tensor) -> Tensor:
 
 
 class Penalty(nn.Module):
-    """``λ(U)·R(θ)`` with U the running mean of what ``update`` was told, 0 before.
+    """``λ(U)·R(θ)`` with U the running mean of the values given to ``update``, 0 before.
 
     U belongs to the state of a training: a resumed one goes on with it, and all processes of one
     share it.

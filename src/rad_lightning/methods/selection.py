@@ -33,7 +33,7 @@ ODD = 1.5  # of the share of samples that an image's score is made of
 
 @dataclass(frozen=True)
 class Trust:
-    """What is thought of N training images before the training.
+    """How far each of N training images is trusted, before the training.
 
     ``suspicion`` ``(N,)`` from 0, the most ordinary, to 1; ``weights`` ``(N, V, L)``: how often a
     sample is learned from; ``exposed`` ``(N, V, L)``: how often one is pushed away, if any is.
@@ -130,7 +130,7 @@ def believe(
 
     Args:
         base: ``(N, V, L)`` weights under which nothing is suspicious.
-        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is doubted.
+        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is suspicious.
     """
     if cfg.use != "expose":
         return base * ~suspects[:, None, None], None
@@ -175,7 +175,7 @@ def sample_scores(
     generator: Generator,
     tick: Callable[[], object],
 ) -> list[Tensor]:
-    """Scores of all samples from each source that is asked, ``(N, V, L)`` each."""
+    """Scores of all samples from each source in the settings, ``(N, V, L)`` each."""
     cfg = method.trust
     found = []
     if cfg.source in ("out_of_fold", "both", "in_sample"):

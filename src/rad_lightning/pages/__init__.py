@@ -1,4 +1,4 @@
-"""HTML pages that need nothing but themselves: no network, no second file.
+"""HTML pages that need no network and no second file.
 
 Each page extends ``shell.html.j2``, which holds the style, the sortable tables and the frame.
 """

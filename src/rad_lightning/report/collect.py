@@ -1,5 +1,5 @@
-"""Read a sweep's folder: finished runs, failed cells and the plan. What is no such file is noted,
-never fatal."""
+"""Read a sweep's folder: finished runs, failed cells and the plan. A file that cannot be read
+is noted and skipped."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Sweep:
     def completeness(self) -> str:
         """``37 of 108 cells finished, 1 failed, 70 to go``"""
         if self.plan is None:
-            return f"{len(self.runs)} runs; without {PLAN} nobody can say how many were planned"
+            return f"{len(self.runs)} runs; without {PLAN} the number of planned runs is unknown"
         c = self.counts
         more = (("failed", c["failed"]), ("cannot run", c["unable"]), ("to go", c["to_go"]))
         parts = [f"{count} {name}" for name, count in more if count]
@@ -114,7 +114,7 @@ def read_sweep(folder: Path) -> Sweep:
         UserError: no folder, or not one readable result in it.
     """
     if not folder.is_dir():
-        raise UserError(f"sweep={folder}: no such folder; accepted is the output folder of a sweep")
+        raise UserError(f"sweep={folder}: no such folder; give the output folder of a sweep")
     notes: list[str] = []
     runs: list[Run] = []
     for file in sorted(folder.glob(f"*/{RESULT}")):

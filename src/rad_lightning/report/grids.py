@@ -134,9 +134,9 @@ def check_metric(sweep: Sweep, metric: str) -> None:
                 found[key].append(value)
     shares = sorted(key for key, values in found.items() if 0 <= min(values) <= max(values) <= 1)
     if metric not in shares:
-        accepted = f"accepted are {', '.join(shares)}" if shares else "no run has any metric"
+        accepted = f"choose one of {', '.join(shares)}" if shares else "no run has any metric"
         raise UserError(
-            f"metric={metric}: no share that the runs in {sweep.folder} have; {accepted}"
+            f"metric={metric}: not a metric from 0 to 1 of the runs in {sweep.folder}; {accepted}"
         )
 
 
@@ -346,9 +346,7 @@ def _seed_notes(grid: Grid) -> list[str]:
     if not fewest or min(fewest) >= FEW_SEEDS:
         return []
     if max(fewest) == 1:
-        return [
-            "One seed per cell: there are no intervals, and no difference can be told from luck"
-        ]
+        return ["One seed per cell: there are no intervals, and any difference may be chance"]
     return [
         f"Intervals on fewer than {FEW_SEEDS} seeds per category (here as few as {min(fewest)}) "
         "are rough: a bootstrap of so few values is too narrow, and one value has none"
@@ -375,8 +373,8 @@ def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     if not comparisons:
         return []
     notes = [
-        "Pairs are seeds and categories: the p-values speak of other seeds on these very data, not "
-        "of other data"
+        "Pairs are seeds and categories: the p-values are about other seeds on the same data, not "
+        "about other data"
     ]
     most = max(c.difference.n for c in comparisons)
     first = 0.05 / len(comparisons)
@@ -387,7 +385,7 @@ def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
         )
     elif smallest_p(most) > first:
         notes.append(
-            f"With {most} pairs the smallest p is {smallest_p(most):.2g}, and Holm asks the first "
-            f"of {len(comparisons)} tests for {first:.2g}: read the intervals, and add seeds"
+            f"With {most} pairs the smallest p is {smallest_p(most):.2g}, and the first of "
+            f"{len(comparisons)} tests by Holm needs {first:.2g}: read the intervals, and add seeds"
         )
     return notes

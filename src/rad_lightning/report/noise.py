@@ -1,4 +1,4 @@
-"""The label noise of a sweep: how it was made, and what each level that was asked for came to."""
+"""The label noise of a sweep: how it was made, and what each requested level came to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MEANING = {
     "pool_fraction": "a share of all the dataset's {kind} goes into training",
     "manifest": "the training set is the one that a manifest records",
 }
-KINDS = {"real": "real defective images", "synthetic": "images with made defects"}
+KINDS = {"real": "real defective images", "synthetic": "images with synthetic defects"}
 
 
 def protocol(run: Run) -> str:

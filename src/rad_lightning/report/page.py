@@ -17,7 +17,7 @@ from rad_lightning.report.noise import protocol
 from rad_lightning.report.results import Picture, Run
 
 SHOWN_WORST = 12
-LARGEST_PICTURE = 250_000  # bytes; a dozen of them keep the page a page
+LARGEST_PICTURE = 250_000  # bytes; a page with a dozen of them stays small
 IMAGE_TYPES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 FILES = {
     "index.html": "this page",
@@ -31,7 +31,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Worst:
-    """A badly judged image with the run that judged it worst."""
+    """An image on the wrong side of the threshold, with the run that scored it worst."""
 
     picture: Picture
     source: str  # data: URI
@@ -115,7 +115,7 @@ def worst_images(sweep: Sweep) -> list[Worst]:
 
 
 def verdict(picture: Picture) -> str:
-    """How the threshold judged the image."""
+    """What the threshold decided about the image."""
     if picture.flagged == bool(picture.label):
         return "right, but close"
     return "missed" if picture.label else "false alarm"

@@ -23,9 +23,9 @@ from rad_lightning.report.uncertainty import Line, Uncertainty
 
 # Ink of the drawings; in a page it becomes the page's own, so that it shows on light and dark.
 INK = "#1b1f27"
-# After Okabe and Ito: told apart with every common colour blindness, and in print by marker too.
+# After Okabe and Ito: distinct with every common colour blindness, and in print by marker too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5579b", "#b07d00", "#3a9bd0", "#6b6b6b")
-# Of ordered levels, from little to much: a page sets them so that more stands out more from it.
+# Of ordered levels, from low to high: the higher, the stronger the contrast to the page.
 RAMP = ("#ed6925", "#dd513a", "#c73e4c", "#a92e5e", "#86216b", "#61136e", "#3b0f6f")
 # A name for matplotlib, and the same shape in a swatch of 30 × 12.
 MARKERS = (

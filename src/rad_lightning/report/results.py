@@ -1,5 +1,5 @@
-"""What one ``result.json`` says; older versions, and torn parts that a report can do without, are
-read as far as they go."""
+"""What one ``result.json`` says; results of older versions,
+and incomplete optional parts, are read as far as possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACROSS = {"seed", "noise.ratio", "data.category", "data.name"}
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail of an image that its run judged badly; ``margin`` < 0 is the wrong side."""
+    """A thumbnail of an image that its run scored badly; ``margin`` < 0 is the wrong side."""
 
     file: Path
     path: str
@@ -72,7 +72,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """An object out of a JSON file; ``ValueError`` where there is none."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it is not a JSON object")
     return content
 
 
@@ -84,7 +84,7 @@ def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
     """
     version = content.get("schema_version")
     if version not in READABLE:
-        raise ValueError(f"schema_version {version!r}; accepted are {READABLE}")
+        raise ValueError(f"schema_version {version!r}; this version reads {READABLE}")
     try:
         config = mapping(content.get("config", {}))
         noise = mapping(content.get("noise") or {"mode": "none", "requested": 0.0})
@@ -93,7 +93,7 @@ def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
             raise ValueError(f"noise.requested = {ratio}")
         names = {key: str(content[key]) for key in ("dataset", "category", "head", "method")}
         backbone = str(content.get("backbone", "unknown"))
-        # Which weights were loaded is no setting that changes numbers, but a reason not to average.
+        # No setting that changes numbers, but runs with other weights must not be averaged.
         settings = dict(flatten(config)) | {
             "backbone": json.dumps(backbone, ensure_ascii=False),
             "head.name": json.dumps(names["head"]),
@@ -133,12 +133,12 @@ def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
 def mapping(value: Any) -> Mapping[str, Any]:
     """``value``; ``TypeError`` where it is none."""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{type(value).__name__} where an object is due")
+        raise TypeError(f"{type(value).__name__} where an object is expected")
     return value
 
 
 def _pictures(folder: Path, entries: Any) -> Iterator[Picture]:
-    """Thumbnails that can be used; a torn entry costs its picture, not the run."""
+    """Thumbnails that can be used; an incomplete entry is left out."""
     for entry in entries:
         try:
             name = str(entry["file"])
@@ -156,7 +156,7 @@ def _pictures(folder: Path, entries: Any) -> Iterator[Picture]:
 
 
 def _curves(entry: Any) -> Mapping[str, tuple[float, ...]]:
-    """Columns that can be drawn; torn ones cost the curves, not the run."""
+    """Columns that can be drawn; none if a column is incomplete."""
     try:
         columns = {str(name): tuple(map(float, values)) for name, values in entry.items()}
     except (AttributeError, TypeError, ValueError, OverflowError):

@@ -64,7 +64,7 @@ def closed_gap(groups: Sequence[Array]) -> tuple[Estimate, Estimate | None]:
 
     Returns:
         The gap, and ``(method − plain) / (oracle − plain)`` of the means; ``None`` where the
-        interval of the gap is unknown or touches zero: a share of nothing would be noise.
+        interval of the gap is unknown or touches zero: a share of it would be arbitrary.
     """
     gap = estimate([g[:, 2] - g[:, 1] for g in groups])
     clear = gap.low is not None and gap.low > 0

@@ -96,7 +96,7 @@ def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escaped(value: str) -> str:
-    """Escaped, so that a name is shown and not obeyed; on one line."""
+    """Escaped, so that no character of a name is read as markup; on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(value.split()))
 
 

@@ -16,10 +16,10 @@ from rad_lightning.report.statistics import Array, Correlation, category_means, 
 from rad_lightning.report.tables import decimal, escaped, level, p_value, pipes, text, to_csv
 
 MEANING = (
-    "U is what a method reads from its own losses, without any label, while it trains: 0 trusts "
-    "the training images, 1 does not.",
-    "λ(U) is the strength of the weight penalty that follows it: the higher U, the less the "
-    "flow may learn by heart.",
+    "U is what a method reads from its own losses, without any label, while it trains: 0 means "
+    "that the training images can be trusted, 1 that they cannot.",
+    "λ(U) is the strength of the weight penalty that follows it: the higher U, the more the flow "
+    "is kept from memorising the training images.",
 )
 FINAL = "Final U, the mean over the last quarter of the training"
 CORRELATION = (

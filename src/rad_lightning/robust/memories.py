@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.flows.whitening import Whitening
 
-# Distances at once: 64 MiB on a GPU, on a CPU what its cache likes.
+# Distances at once: 64 MiB on a GPU, on a CPU what fits its cache.
 CELLS = {"cpu": 2**21, "cuda": 2**24}
 CANDIDATES = 20_000  # samples that a core set is picked from
 KEPT = 8192  # its size at most: seconds on a CPU
@@ -107,7 +107,7 @@ def nearest(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         query = part.to(memory.dtype)
         # Squared, and without the query's own norm: the order is the same.
         index = torch.addmm(norms, query, memory.T, alpha=-2).min(1).indices
-        # Anew, since differences of large squares hide small distances.
+        # Computed again, since differences of large squares hide small distances.
         distances.append((query - memory[index]).norm(dim=1))
         indices.append(index)
     return torch.cat(distances), torch.cat(indices)
@@ -233,8 +233,8 @@ def sparse_head(
     generator: Generator,
     per_image: int = 64,
 ) -> MemoryHead:
-    """A head of the memories that ``sparse_memories`` draws. Every image is asked of all of them,
-    so that a training image may find itself."""
+    """A head of the memories that ``sparse_memories`` draws. Every image is compared with all
+    of them, so that a training image may be compared with itself."""
     drawn = draw_memories(samples, groups, count, share, generator, per_image)
     return MemoryHead(head, [memory for memory, _ in drawn])
 

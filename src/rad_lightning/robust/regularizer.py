@@ -12,8 +12,8 @@ from torch import Tensor
 def weight_penalty(params: Mapping[str, Tensor]) -> Tensor:
     """R(θ): the mean square of all weights, ``()``; biases, which scale nothing, are left out.
 
-    The mean, not the sum: with the sum the penalty of a flow of millions of weights drowns a
-    likelihood in nats per dimension.
+    The mean, not the sum: with the sum the penalty of a flow of millions of weights is far larger
+    than a likelihood in nats per dimension.
 
     Raises:
         ValueError: no parameter whose name ends in ``weight``.

@@ -1,7 +1,7 @@
-"""Which training images to believe, found before the training and without a label.
+"""Which training images to trust, decided before the training and without a label.
 
 Rests on one assumption: normal images are mutually more alike than anomalies are. Images of one
-physical part (a group) never vouch for each other, and share a verdict where that is asked for.
+physical part (a group) are never compared with each other, and share one rank with ``by_part``.
 """
 
 from __future__ import annotations
@@ -220,13 +220,13 @@ class Contamination:
     high: float
 
 
-MAJORITY = 0.5  # no more can be told: the normal images are then not the larger part
+MAJORITY = 0.5  # a larger share cannot be estimated: normal images must be the majority
 STANDS_OUT = 2.0  # standard deviations of the normal images' scores
 # Of the mislabelled images at least so many are taken to stand out, and all where those that do lie
 # ``ALL_SEEN`` deviations further out on average.
 LEAST_SEEN, ALL_SEEN = 0.4, 3.0
-# More is never taken off before the normal images' centre is looked for: a small set would talk
-# itself into anything.
+# At most this share is left out before the centre of the normal images is estimated: with more, the
+# estimate for a small set is arbitrary.
 MOST_VISIBLE = 0.25
 
 
@@ -236,8 +236,8 @@ def contamination(
     """The share of images whose scores ``(N,)`` stand out of the majority's, and of those that
     would do so with them (``outstanding``), at most one half.
 
-    The interval is a bootstrap over physical parts, whose images are no independent witnesses. It
-    says how much the estimate would move with other parts; it does not hold what the model cannot
+    The interval is a bootstrap over physical parts, as images of one part are not independent. It
+    says how much the estimate would move with other parts; it does not cover what the model cannot
     see: anomalies that all score like normal images.
 
     Infinite scores count as the largest finite one.

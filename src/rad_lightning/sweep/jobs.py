@@ -13,7 +13,7 @@ from rad_lightning.config import TrainConfig
 from rad_lightning.training.job import Job, Shared, open_job
 from rad_lightning.training.run import run_job
 
-# What the cells of this process share. A process that outlives a sweep forgets it with `forget`.
+# What the cells of this process share. A process that runs a second sweep starts with `forget`.
 _shared = Shared()
 
 

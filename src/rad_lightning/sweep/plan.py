@@ -87,7 +87,7 @@ def make_plan(
     if not possible:
         raise UserError(planned[0].problem or "nothing to run")
     if len({p.run.path.parent.resolve() for p in possible}) > 1:
-        raise UserError("output differs between the cells of a sweep: accepted is one folder")
+        raise UserError("output differs between the cells of a sweep: use the same folder for all")
     refuse_twins(possible)
     return planned
 
@@ -137,7 +137,7 @@ def announce(planned: Sequence[Planned], progress: Progress) -> None:
 
 
 def noise_lines(planned: Sequence[Planned]) -> list[str]:
-    """A line per category: for each level what was asked and what the data give."""
+    """A line per category: each requested level and what the data give."""
     by_category: dict[str, dict[float, set[str]]] = {}
     for item in planned:
         if item.job is None:
@@ -207,7 +207,7 @@ def _timed(item: Planned) -> float:
 def write_plan(
     folder: Path, planned: Sequence[Planned], command: str, title: str, claims: dict[str, Any]
 ) -> Path:
-    """``sweep.json``: what the report judges completeness by."""
+    """``sweep.json``: what the report counts finished cells against."""
     cells = []
     for item in planned:
         about: dict[str, Any] = {"run": None, "overrides": list(item.overrides)}

@@ -82,5 +82,5 @@ def what_failed(planned: Sequence[Planned]) -> list[str]:
         elif failure := failure_of(item.run):
             reasons.append(str(failure["reason"]))
         else:
-            reasons.append(f"{item.run.path.name} is another process's, or was killed")
+            reasons.append(f"{item.run.path.name} is being run by another process, or was killed")
     return list(dict.fromkeys(reasons))

@@ -1,6 +1,7 @@
 """Weights & Biases: what a run logs (``wandb``, ``content``), dashboards over many, and the upload.
 
-W&B's library reports its own use to its makers, offline too. Here it does not, unless asked to.
+W&B's library sends usage data to W&B by default, also offline. This is switched off here, unless
+the user has set it.
 """
 
 import os

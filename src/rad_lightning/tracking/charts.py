@@ -40,7 +40,7 @@ def known(name: str) -> dict[str, str]:
     return {"filter": f"isValid(datum['${{field:{name}}}'])"}
 
 
-NOISE = field("noise", "quantitative", "label noise asked for", axis={"format": "%"})
+NOISE = field("noise", "quantitative", "requested label noise", axis={"format": "%"})
 AUROC = field("image_auroc", "quantitative", "image AUROC", scale={"zero": False})
 METHOD = field("method", "nominal", "method", legend={"symbolOpacity": 1})
 
@@ -97,7 +97,7 @@ CATEGORY_BY_NOISE = Chart(
         "data": {"name": "wandb"},
         "transform": [known("image_auroc"), ROWS, MEAN],
         "encoding": {
-            "x": field("noise", "ordinal", "label noise asked for", axis=LEVELS),
+            "x": field("noise", "ordinal", "requested label noise", axis=LEVELS),
             "y": {"field": "row", "type": "nominal", "title": None, "axis": {"labelLimit": 320}},
         },
         "layer": [

@@ -60,7 +60,7 @@ class Boards:
 
 
 def sections(entity: str) -> tuple[Section, ...]:
-    """What a workspace and a report show. Panels are made anew: each belongs to one page."""
+    """What a workspace and a report show. Panels are new objects: each belongs to one page."""
     noise, category = CHARTS
     return (
         Section(
@@ -73,7 +73,7 @@ def sections(entity: str) -> tuple[Section, ...]:
                     title=SPREAD,
                     x="noise/requested",
                     y=["image_auroc"],
-                    title_x="label noise asked for",
+                    title_x="requested label noise",
                     groupby=BY_METHOD,
                     groupby_aggfunc="mean",
                     groupby_rangefunc="stddev",
@@ -91,7 +91,7 @@ def sections(entity: str) -> tuple[Section, ...]:
         ),
         Section(
             "Category by label noise",
-            "Where the mean hides a category that breaks down.",
+            "Each category on its own: a mean can hide one whose AUROC drops.",
             {
                 category.title: chart(category, entity),
                 "Category, noise, method, image AUROC": wr.ParallelCoordinatesPlot(

@@ -1,4 +1,4 @@
-"""Who is logged in to Weights & Biases, found out without asking the user."""
+"""Who is logged in to Weights & Biases, without a prompt."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rad_lightning.common.errors import UserError
 
 
 def login_problem() -> str | None:
-    """Why nothing can be sent, or ``None``. Asked for a key, a sweep would stop for ever."""
+    """Why nothing can be sent, or ``None``. W&B's prompt for a key would block a sweep."""
     try:
         with redirect_stderr(io.StringIO()):
             known = wandb.login(timeout=1)
     except UsageError:
-        return "nobody is logged in to W&B; run `wandb login` or set WANDB_API_KEY"
+        return "not logged in to W&B; run `wandb login` or set WANDB_API_KEY"
     except wandb.Error as error:
         return f"W&B: {error}"
     return None if known else "W&B is switched off here: unset WANDB_MODE, or run `wandb online`"
@@ -34,5 +34,5 @@ def default_entity() -> str:
     except wandb.Error as error:
         raise UserError(f"W&B: {error}") from error
     if not found:
-        raise UserError("W&B has no default account for this login: accepted is entity=NAME")
+        raise UserError("W&B has no default account for this login: set entity=NAME")
     return str(found)

@@ -26,11 +26,11 @@ def sync(folder: Path) -> int:
     """Send every offline run below ``folder`` that was not sent before; the upload's exit code.
 
     Raises:
-        UserError: no such folder, or nobody is logged in, or the server does not answer.
+        UserError: no such folder, not logged in, or the server does not answer.
     """
     if not folder.is_dir():
         raise UserError(
-            f"wandb-sync: {folder} is no folder; accepted is that of a sweep or of runs"
+            f"wandb-sync: {folder} is not a folder; give the folder of a sweep or of runs"
         )
     found = offline_runs(folder)
     to_go = [run for run in found if not sent(run)]

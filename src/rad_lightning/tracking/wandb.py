@@ -1,4 +1,4 @@
-"""One Weights & Biases run per training, beside the CSV log. ``result.json`` stays the truth.
+"""One Weights & Biases run per training, beside the CSV log. ``result.json`` stays authoritative.
 
 The run lies in the run directory (``wandb/``) and leaves the machine with ``logger.mode=online``
 alone; ``wandb sync`` sends an offline one later, ``wandb leet`` shows it in the terminal.
@@ -39,7 +39,7 @@ def wandb_run(
         facts: what the run is about (dataset, noise, ...); joins the config under ``facts``.
 
     Raises:
-        UserError: ``logger.mode=online`` and nobody is logged in, or the server does not answer.
+        UserError: ``logger.mode=online`` without a login, or the server does not answer.
     """
     further_node = int(os.environ.get("NODE_RANK", "0")) > 0
     if cfg.logger.name != "wandb" or further_node:
@@ -49,8 +49,8 @@ def wandb_run(
     shutil.rmtree(folder, ignore_errors=True)
     # Made here, because W&B would otherwise turn to a temporary folder if it cannot.
     folder.mkdir(parents=True)
-    # W&B keeps copies of tables until they are sent; not in the home directory, where nobody
-    # would look for them, but beside the run.
+    # W&B keeps copies of tables until they are sent: beside the run instead of in the home
+    # directory.
     with variable("WANDB_DATA_DIR", str(folder.resolve())):
         logger = WandbLogger(experiment=_start(cfg, run, facts))
         try:
@@ -74,7 +74,7 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
         host="",
     )
     if online and (problem := login_problem()):
-        raise UserError(f"logger.mode=online: {problem}; or take logger.mode=offline")
+        raise UserError(f"logger.mode=online: {problem}; or use logger.mode=offline")
     try:
         return wandb.init(
             mode="online" if online else "offline",
@@ -92,7 +92,7 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
             settings=settings,
         )
     except wandb.Error as error:
-        raise UserError(f"logger=wandb: {error}; logger=csv does without W&B") from error
+        raise UserError(f"logger=wandb: {error}; use logger=csv to run without W&B") from error
 
 
 def run_id(cfg: TrainConfig, run: RunDirectory) -> str:

@@ -33,8 +33,8 @@ def trimmed_nll(head: Head, params: Parameters, samples: Tensor, positions: Tens
 class KeepBest(Callback):
     """Ends a training with the parameters that were best on images the flow never saw.
 
-    A flow soon knows a small training set by heart. Held-out *training* images show when: no test
-    image and no label has a say. What is judged are the parameters that would be deployed.
+    A flow soon memorises a small training set. Held-out *training* images show when; no test image
+    and no label is read. The loss is that of the parameters that would be deployed.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class SaveLast(Callback):
 
 
 class Threads(Callback):
-    """Trains with so many threads, also in processes that Lightning starts, which know nothing of
-    what the first one was told."""
+    """Trains with so many threads, also in processes that Lightning starts: the setting is not
+    passed on to them."""
 
     def __init__(self, count: int) -> None:
         self.count = count

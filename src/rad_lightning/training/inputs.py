@@ -97,7 +97,7 @@ def prepare(job: Job, progress: Progress) -> Prepared:
         if not eligible.any():
             raise UserError(
                 f"method={method.name}: all {len(rows)} training images are injected ones; "
-                "accepted is a lower noise.ratio"
+                "use a lower noise.ratio"
             )
         head, samples = whiten(job, features, rows, eligible)
         groups = group_numbers([data.table.samples[row].group for row in rows])
@@ -173,7 +173,7 @@ def other_category(job: Job, category: str, progress: Progress) -> tuple[Tensor,
     paths = [data.table.absolute(data.table.samples[row]) for row in rows]
     features = job_features(job, paths, [data.hashes[row] for row in rows], progress)
     for reason in features.unreadable.values():
-        raise UserError(f"{reason}; of method.meta.categories no image may be unreadable")
+        raise UserError(f"{reason}; every image of method.meta.categories must be readable")
     head = build_head(cfg.head, features.shape(), cfg.seed).to(pick_device(cfg.trainer.accelerator))
     every = list(range(len(rows)))
     fit_whitening(head, features, every, cfg.seed)

@@ -145,7 +145,7 @@ def pick_device(accelerator: str) -> torch.device:
 
 
 def chosen_weights(cfg: TrainConfig) -> str:
-    """``auto`` resolved: only the embedded images are worth an untrained backbone."""
+    """``auto`` resolved: untrained for the embedded images alone."""
     if cfg.backbone.weights == "auto":
         return UNTRAINED if cfg.data.name == "synthetic" else HUB
     return cfg.backbone.weights

@@ -81,7 +81,7 @@ def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) 
     if len(samples) <= head.spec.channels:
         raise UserError(
             f"head.channels = {head.spec.channels}: {len(rows)} training images give "
-            f"{len(samples)} samples; accepted are 2 to {max(2, len(samples) - 1)}"
+            f"{len(samples)} samples; use a value from 2 to {max(2, len(samples) - 1)}"
         )
     head.whitening.fit(samples)
 
@@ -178,7 +178,7 @@ def fit_flow(
 def joined_log(earlier: str, later: str) -> str:
     """One row per step of ``metrics.csv``, a resumed training's behind the interrupted one's.
 
-    Lightning's CSVLogger starts its file anew on resume and writes a row per logging call; where
+    Lightning's CSVLogger starts a new file on resume and writes a row per logging call; where
     both trainings have a step, the later one counts.
     """
     rows: dict[int, dict[str, str]] = {}

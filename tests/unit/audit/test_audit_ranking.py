@@ -59,7 +59,7 @@ def test_a_count_overrules_the_estimate(count: int) -> None:
 def test_half_images_round_up_and_one_always_stays() -> None:
     assert rank(torch.rand(10), QUARTER, None).count == 3  # 2.5, where Python's round gives 2
     assert rank(torch.rand(10), Contamination(1.0, 1.0, 1.0), None).count == 9
-    with pytest.raises(UserError, match="count = 10: accepted are 0 to 9, of 10 images"):
+    with pytest.raises(UserError, match="count = 10: use a value from 0 to 9, of 10 images"):
         rank(torch.rand(10), QUARTER, 10)
 
 

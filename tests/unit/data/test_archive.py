@@ -89,14 +89,14 @@ def test_limits(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> N
     refused(archive, "more than the limit of 1000 bytes", max_bytes=1000)
     if name != "d.tar":
         monkeypatch.setattr("rad_lightning.data.archive.RATIO_FLOOR", 1000)
-        refused(archive, "refused as a bomb", max_ratio=100)
+        refused(archive, "refused as an archive bomb", max_ratio=100)
 
 
 def test_no_archive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a file; expected a zip"):
         unpack(tmp_path / "none.zip", tmp_path / "out")
     (tmp_path / "x.zip").write_bytes(b"no archive at all")
-    refused(tmp_path / "x.zip", "is not an archive .accepted: zip, tar")
+    refused(tmp_path / "x.zip", "is not an archive: use zip, tar")
 
 
 @pytest.mark.parametrize("name", ["d.tar.gz", "d.tar.xz", "d.zip"])

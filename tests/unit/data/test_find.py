@@ -58,5 +58,5 @@ def test_brackets_in_a_name_are_no_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["none.png", "*.gif", "empty"])
 def test_nothing_found_says_what_is_accepted(tree: Path, given: str) -> None:
     (tree / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no image there; accepted are a folder"):
+    with pytest.raises(UserError, match=r"no image there; give a folder"):
         find_images(str(tree / given))

@@ -62,7 +62,7 @@ def test_32_bit_on_its_documented_scale(tmp_path: Path, array: np.ndarray, expec
 @pytest.mark.parametrize("value", [-0.1, 1.5, np.nan])
 def test_float_out_of_range_is_refused(tmp_path: Path, value: float) -> None:
     path = save(tmp_path / "a.tif", np.full((3, 4), value, np.float32))
-    with pytest.raises(BadImage, match=r"a\.tif: float pixel values .* accepted are 0 to 1"):
+    with pytest.raises(BadImage, match=r"a\.tif: float pixel values .* use 0 to 1"):
         load_image(path)
 
 

@@ -176,7 +176,7 @@ def test_clustered_takes_the_most_frequent_type_or_the_named_one() -> None:
     assert drawn(WIDE, ratio=0.5, clustered=True)[2].defect_types == {"hole": 12}
     done = drawn(WIDE, ratio=0.5, clustered=True, defect_type="fray")[2]
     assert done.defect_types == {"fray": 2} and done.of == 4
-    with pytest.raises(UserError, match="accepted are crack, fray, hole"):
+    with pytest.raises(UserError, match="choose one of crack, fray, hole"):
         drawn(WIDE, ratio=0.5, clustered=True, defect_type="dent")
 
 
@@ -219,7 +219,7 @@ def test_a_fixed_size_is_kept_or_refused() -> None:
     assert drawn(WIDE, ratio=0.5, train_images=30)[2].injected == 15
     with pytest.raises(UserError, match=r"largest feasible ratio is 0.4$"):
         drawn(WIDE, ratio=0.5, train_images=50)
-    with pytest.raises(UserError, match="accepted are 2 to 64"):
+    with pytest.raises(UserError, match="use a value from 2 to 64"):
         drawn(WIDE, ratio=0.5, train_images=65)
 
 

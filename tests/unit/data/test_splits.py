@@ -152,8 +152,8 @@ def test_unlabelled_images_are_trained_on_and_some_tested() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "image"}, "scheme=image is not valid .accepted: group, published"),
-        ({"pool_normals": "keep"}, "pool_normals=keep is not valid .accepted: drop, train"),
+        ({"scheme": "image"}, "scheme=image is not valid: choose one of group, published"),
+        ({"pool_normals": "keep"}, "pool_normals=keep is not valid: choose one of drop, train"),
         ({"test_fraction": 1.0}, "test_fraction=1.0 is not valid"),
         ({"pool_fraction": -0.1}, "pool_fraction=-0.1 is not valid"),
         ({"pool_fraction": float("nan")}, "pool_fraction=nan is not valid"),
@@ -205,7 +205,7 @@ HEADER = "path,sha256,category,label,defect_type,group,role\n"
         (HEADER + "a,0,c,0,good,g,train\na,0,c,7,good,g,train\n", ":3: label '7' is not known"),
         (
             HEADER + "a,0,c,0,good,g,tset\n",
-            ":2: role 'tset' is not known .accepted: train, injected",
+            ":2: role 'tset' is not known: choose one of train, injected",
         ),
         (HEADER + "a,0\n", ":2: expected 7 values, found 2"),
     ],

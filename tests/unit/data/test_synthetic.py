@@ -91,8 +91,8 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"category": "lace"}, "'lace' does not exist .accepted: weave, stone, gear"),
-        ({"size": 8}, "size=8 is not valid .accepted: 32 to 2048"),
+        ({"category": "lace"}, "'lace' does not exist: choose one of weave, stone, gear"),
+        ({"size": 8}, "size=8 is not valid: use a value from 32 to 2048"),
         ({"train": 0}, "train=0 is not valid"),
         ({"test_normal": -1}, "test_normal=-1 is not valid"),
         ({"seed": -1}, "seed=-1 is not valid"),

@@ -200,12 +200,12 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    assert "resnet" in refused("'resnet1': not a timm model; near are", "resnet1")
+    assert "resnet" in refused("'resnet1': not a timm model; similar names: ", "resnet1")
 
 
 @pytest.mark.parametrize(("typo", "meant"), [("resnet81", "resnet18"), ("rensett50", "resnet50")])
 def test_the_names_near_a_typo_hold_what_was_meant(typo: str, meant: str) -> None:
-    assert meant in refused("not a timm model", typo).split("near are ")[1].split(", ")
+    assert meant in refused("not a timm model", typo).split("similar names: ")[1].split(", ")
 
 
 @pytest.mark.parametrize("out_indices", [(9,), (1, 9)])

@@ -131,12 +131,12 @@ def test_a_pil_image_gives_the_pixels_of_its_file(tmp_path: Path, mode: str) -> 
     ids=lambda array: f"{array.dtype} {array.shape}",
 )
 def test_an_array_that_is_no_image_is_refused_with_what_is_accepted(array: np.ndarray) -> None:
-    with pytest.raises(BadImage, match=r"image 0: an array .* accepted are uint8 \(H, W\)"):
+    with pytest.raises(BadImage, match=r"image 0: an array .* give uint8 \(H, W\)"):
         detector().predict([array])
 
 
 def test_an_array_beyond_its_scale_is_refused() -> None:
-    with pytest.raises(BadImage, match="float pixel values run from 0 to 255, accepted are 0 to 1"):
+    with pytest.raises(BadImage, match="float pixel values run from 0 to 255, use 0 to 1"):
         detector().predict(np.linspace(0, 255, 20).reshape(4, 5))
 
 
@@ -225,7 +225,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("name", ["tpu", ""])
 def test_an_unknown_device_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="accepted are auto, cpu, cuda"):
+    with pytest.raises(UserError, match="choose one of auto, cpu, cuda"):
         pick_device(name)
 
 
@@ -248,5 +248,5 @@ def test_a_card_survives_its_json() -> None:
     ids=str,
 )
 def test_a_card_with_wrong_facts_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="no facts of a detector"):
+    with pytest.raises(UserError, match="not the metadata of a detector"):
         from_dict(CARD.as_dict() | change)

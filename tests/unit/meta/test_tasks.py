@@ -251,7 +251,7 @@ def test_queries_come_from_the_one_trusted_image_whichever_half_it_falls_into(on
 def test_pseudo_noise_without_trusted_images_or_spoiled_copies_is_refused() -> None:
     with pytest.raises(ValueError, match="one must be trusted"):
         pseudo(torch.zeros(IMAGES, dtype=torch.bool))
-    with pytest.raises(ValueError, match="its spoiled copy"):
+    with pytest.raises(ValueError, match="a copy with a defect"):
         replace(pseudo(), spoiled=Bank(labelled(8), GROUPS[:8]))
 
 
@@ -388,9 +388,9 @@ def test_the_pushed_samples_of_a_step_are_marked_and_of_no_other_source() -> Non
 
 
 def test_odd_samples_need_their_images_and_a_doubt() -> None:
-    with pytest.raises(ValueError, match="one must be doubted"):
+    with pytest.raises(ValueError, match="one must be suspicious"):
         trusting(doubt=torch.zeros(IMAGES))
-    with pytest.raises(ValueError, match="every image needs its odd samples"):
+    with pytest.raises(ValueError, match="every image needs samples to push away"):
         replace(trusting(), odd=Bank(labelled(8), GROUPS[:8]))
 
 

@@ -278,7 +278,7 @@ def test_nothing_left_to_learn_is_a_user_error() -> None:
     trust = find_trust(cfg, Head(SPEC), given, groups, BAD[:10], 3)
     fitted = trust.suspects  # 9 of 10
     training = Training(given[fitted], groups[fitted], trust=trust.of(fitted))
-    with pytest.raises(UserError, match="none is believed"):
+    with pytest.raises(UserError, match="held out count as mislabelled"):
         build_method(cfg, Head(SPEC), training, 3)
 
 

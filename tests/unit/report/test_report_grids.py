@@ -195,7 +195,7 @@ def test_claims_are_marked_and_widen_the_columns(fake) -> None:
 
 def test_a_metric_that_no_run_has_is_one_line_with_those_that_they_have(fake) -> None:
     fake.run(metrics={"image_auroc": 0.9, "loss": 3.2, "oracle_f1_threshold": 0.4})
-    with pytest.raises(UserError, match=r"metric=loss: .*accepted are image_auroc$"):
+    with pytest.raises(UserError, match=r"metric=loss: .*choose one of image_auroc$"):
         analysed(fake, "loss")
 
 

@@ -109,7 +109,10 @@ def test_the_uncertainty_of_a_series_is_well_formed_and_between_gap_and_comparis
     sections = [attrs["id"] for tag, attrs in found.tags if tag == "section"]
     place = sections.index("uncertainty")
     assert sections[place - 1 : place + 2] == ["gap", "uncertainty", "comparisons"]
-    assert f"{HOSTILE} 0.30* 0.70* 1.00" in found.text and "0 trusts the training" in found.text
+    assert (
+        f"{HOSTILE} 0.30* 0.70* 1.00" in found.text
+        and "0 means that the training images" in found.text
+    )
 
 
 def test_a_partial_sweep_says_so_and_lists_what_failed(fake) -> None:

@@ -52,7 +52,7 @@ def test_nobody_logged_in_is_one_line_and_nothing_is_sent(
     assert sync.main([str(outputs)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("error: wandb-sync: nobody is logged in to W&B; run `wandb login`")
+    assert error.startswith("error: wandb-sync: not logged in to W&B; run `wandb login`")
 
 
 def test_nothing_to_send_needs_no_login(
@@ -62,4 +62,4 @@ def test_nothing_to_send_needs_no_login(
     assert sync.main([str(tmp_path)]) == 0
     assert "0 offline W&B runs" in capsys.readouterr().out
     assert sync.main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder; give the folder" in capsys.readouterr().err

@@ -45,10 +45,10 @@ def read_layout(
         UserError: no such layout, an option that the reader does not have, or unreadable data.
     """
     if layout not in READERS:
-        raise UserError(f"layout {layout!r} is not known (accepted: {', '.join(READERS)})")
+        raise UserError(f"layout {layout!r} is not known: choose one of {', '.join(READERS)}")
     reader = READERS[layout]
     accepted = list(inspect.signature(reader).parameters)[2:]
     if unknown := sorted(set(options) - set(accepted)):
-        known = ", ".join(accepted) or "none"
-        raise UserError(f"layout {layout!r} has no option {unknown[0]!r} (accepted: {known})")
+        known = f"choose one of {', '.join(accepted)}" if accepted else "it has no options"
+        raise UserError(f"layout {layout!r} has no option {unknown[0]!r}: {known}")
     return reader(root, category, **options)

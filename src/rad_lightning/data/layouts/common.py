@@ -30,7 +30,7 @@ def require_root(root: Path, layout: str) -> Path:
 def require_category(name: str, category: str | None) -> str:
     """The one category of a dataset that has no more."""
     if category not in (None, name):
-        raise UserError(f"category {category!r} does not exist here (accepted: {name})")
+        raise UserError(f"category {category!r} does not exist here: use {name}")
     return name
 
 

@@ -84,7 +84,7 @@ def _choose(root: Path, category: str | None) -> str:
         return there[0]
     if category not in there:
         problem = "no category given" if category is None else f"category {category!r} not found"
-        raise UserError(f"{problem} in {root} (accepted: {', '.join(there)})")
+        raise UserError(f"{problem} in {root}: choose one of {', '.join(there)}")
     return category
 
 

@@ -60,10 +60,10 @@ def read_csv(
         samples[sample.path] = sample
     there = sorted({sample.category for sample in samples.values()})
     if category is None and len(there) > 1:
-        raise UserError(f"no category given for {file} (accepted: {', '.join(there)})")
+        raise UserError(f"no category given for {file}: choose one of {', '.join(there)}")
     name = there[0] if category is None and there else fallback
     if there and name not in there:
-        require_category(", ".join(there), category)
+        require_category(" or ".join(there), category)
     kept = [sample for sample in samples.values() if sample.category == name]
     return build_table("csv", name, root, kept, layout=LAYOUT)
 
@@ -92,12 +92,12 @@ def _sample(root: Path, where: str, row: dict[str, str], fallback: str) -> Sampl
     label = LABELS.get(row["label"].lower())
     if label is None:
         raise UserError(
-            f"{where}: label {row['label']!r} is not known "
-            "(accepted: 0 or normal, 1 or anomalous, empty for unlabelled)"
+            f"{where}: label {row['label']!r} is not known: "
+            "use 0 or normal, 1 or anomalous, empty for unlabelled"
         )
     split = row.get("split", "").lower()
     if split not in ("train", "test", ""):
-        raise UserError(f"{where}: split {row['split']!r} is not known (accepted: train, test)")
+        raise UserError(f"{where}: split {row['split']!r} is not known: use train or test")
     defect_type = row.get("defect_type") or DEFECT_TYPES[label]
     if (label == NORMAL) != (defect_type.lower() in NORMAL_WORDS):
         raise UserError(

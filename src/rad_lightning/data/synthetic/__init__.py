@@ -70,8 +70,8 @@ def generate(
 
 def _check(category: str, size: int, train: int, normal: int, defects: int, seed: int) -> None:
     if category not in SURFACES:
-        accepted = ", ".join(SYNTHETIC_CATEGORIES)
-        raise UserError(f"synthetic category {category!r} does not exist (accepted: {accepted})")
+        known = ", ".join(SYNTHETIC_CATEGORIES)
+        raise UserError(f"synthetic category {category!r} does not exist: choose one of {known}")
     ranges = {
         "size": (size, 32, 2048),
         "train": (train, 1, 100_000),
@@ -81,7 +81,9 @@ def _check(category: str, size: int, train: int, normal: int, defects: int, seed
     }
     for name, (value, low, high) in ranges.items():
         if not low <= value <= high:
-            raise UserError(f"synthetic {name}={value} is not valid (accepted: {low} to {high})")
+            raise UserError(
+                f"synthetic {name}={value} is not valid: use a value from {low} to {high}"
+            )
 
 
 def _plan(train: int, test_normal: int, test_per_defect: int) -> Iterator[_Picture]:

@@ -123,7 +123,7 @@ def test_a_run_in_use_is_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -
     assert cli(*SMALL_SYNTHETIC) == 0
     with FileLock(only_run() / ".lock"):
         assert cli(*SMALL_SYNTHETIC) == 2
-    assert "another process is working on this very run" in capsys.readouterr().err
+    assert "another process is working on this run" in capsys.readouterr().err
 
 
 def test_labels_are_part_of_what_a_run_is_named_after(cli: Cli, photos: Path) -> None:

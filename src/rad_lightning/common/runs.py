@@ -62,7 +62,7 @@ class RunDirectory:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout:
-            raise BusyError(f"{self.path}: another process is working on this very run") from None
+            raise BusyError(f"{self.path}: another process is working on this run") from None
 
     def usable_checkpoint(self) -> Path | None:
         """The checkpoint to go on from; one that a crash left unreadable is removed."""

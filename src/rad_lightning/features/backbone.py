@@ -119,7 +119,7 @@ def _load_strictly(model: nn.Module, path: Path, name: str) -> None:
             f"({type(error).__name__})"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"backbone.weights = {path}: holds no plain state dict of tensors")
+        raise UserError(f"backbone.weights = {path}: not a plain state dict of tensors")
     wanted = model.state_dict()
     if any(k not in state for k in wanted):
         # features_only renames the keys of some families: by how it wraps the whole model.
@@ -133,7 +133,11 @@ def _load_strictly(model: nn.Module, path: Path, name: str) -> None:
     unused = [k for k in state if k not in wanted]
     # A classifier's file has later layers too: fine, as long as they are layers of this very model.
     foreign = set(unused) - set(timm.create_model(name).state_dict()) if unused else set()
-    for problem, keys in (("lacks", missing), ("misshapes", misshaped), ("adds", sorted(foreign))):
+    for problem, keys in (
+        ("lacks", missing),
+        ("has another shape of", misshaped),
+        ("adds", sorted(foreign)),
+    ):
         if keys:
             raise UserError(
                 f"backbone.weights = {path}: weights of another architecture than {name} "

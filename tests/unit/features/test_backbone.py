@@ -145,7 +145,7 @@ def test_weights_of_another_shape_are_refused(
 ) -> None:
     key = next(k for k, v in full_state.items() if v.ndim == 4)
     save_file({**full_state, key: torch.zeros(1, 2, 3, 4)}, path := tmp_path / "w.safetensors")
-    assert key in refused("misshapes", weights=path)
+    assert key in refused("has another shape of", weights=path)
 
 
 def test_a_key_of_no_layer_is_refused(tmp_path: Path, full_state: dict[str, Tensor]) -> None:

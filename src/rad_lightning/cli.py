@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -56,11 +57,8 @@ examples
   python -m rad_lightning tune noise=replace noise.ratio=0.2 trials=30 study=outputs/tune
   python -m rad_lightning dashboards project=rad_lightning sweep=noise_sweep dry_run=true
 
-settings
-  data=synthetic|mvtec|ksdd2|ksdd|mtd|folder|csv    head=patch|pooled
-  noise=none|replace|add|pool_fraction|manifest     method=plain|robust|rad|...
-  backbone=resnet18|wide_resnet50|demo              trainer=default|cpu|gpu|ddp
-  hydra/launcher=basic|joblib|ray|slurm             logger=wandb|csv
+settings, each with its choices
+{groups}
   backbone.weights=FILE      local weights, no network needed
   --cfg job                  print the whole configuration and stop
   --hydra-help               the options of Hydra itself
@@ -102,7 +100,7 @@ def dispatch(arguments: list[str]) -> None:
     """Split off the command, then let Hydra compose its config and call it."""
     command, overrides = split_command(arguments)
     if "-h" in overrides or "--help" in overrides:
-        print(HELP, end="")
+        print(HELP.format(groups=choices()), end="")
         return
     # Hydra needs its switch before the settings; users may write it anywhere.
     switches = [o for o in overrides if o in ("-m", "--multirun")]
@@ -153,6 +151,15 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
             f"{name!r} is neither a command ({', '.join(COMMANDS)}) nor a setting key=value"
         )
     return name, rest
+
+
+def choices() -> str:
+    """The groups of settings with their choices, as ``conf/`` has them, for the help."""
+    lines = []
+    for group in ("data", "noise", "head", "method", "backbone", "trainer", "logger"):
+        names = ", ".join(sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")))
+        lines += textwrap.wrap(f"  {group + '=':10}{names}", 96, subsequent_indent=" " * 12)
+    return "\n".join([*lines, "  hydra/launcher=basic, joblib, ray, slurm"])
 
 
 def at_home(override: str) -> str:

@@ -16,9 +16,8 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.config import DataConfig, NoiseConfig, PrepareConfig, digest
 from rad_lightning.data.archive import unpack
-from rad_lightning.data.dataset import Dataset, open_dataset
+from rad_lightning.data.dataset import Dataset, categories, open_dataset
 from rad_lightning.data.images import load_image, load_mask
-from rad_lightning.data.layouts.mvtec import list_categories
 from rad_lightning.data.splits import Roles
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
@@ -46,12 +45,10 @@ def prepare(cfg: PrepareConfig) -> list[Dataset]:
 
 
 def _every_category(cfg: DataConfig) -> list[DataConfig]:
-    """The requested category, or all that an MVTec tree holds."""
-    if cfg.name == "mvtec" and cfg.category is None and cfg.root is not None:
-        names = list_categories(Path(cfg.root))
-        if names:
-            return [replace(cfg, category=name) for name in names]
-    return [cfg]
+    """The requested category, or all that there are; of the embedded set the usual one."""
+    if cfg.category is not None or cfg.name == "synthetic":
+        return [cfg]
+    return [replace(cfg, category=name) for name in categories(cfg)]
 
 
 def _report(data: Dataset, progress: Progress) -> None:

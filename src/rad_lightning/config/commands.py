@@ -178,8 +178,7 @@ class PrepareConfig:
     data: DataConfig = MISSING
 
     def check(self) -> None:
-        """Raise ``UserError`` at combinations that no single field can see."""
-        self.data.check()
+        """Nothing to compare: the data set is looked at when it is read."""
 
 
 @dataclass

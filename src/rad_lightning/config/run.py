@@ -18,7 +18,7 @@ VIEWS = ("identity", "hflip", "vflip", "rot180", "rot90", "rot270")
 class DataConfig:
     """Which images, at which size, and how they are divided (docs/noise.md)."""
 
-    name: str = setting(choices=("synthetic", "mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"))
+    name: str = setting()  # of a layout in data/layouts, or synthetic
     root: str | None = setting(None, numbers=False)
     category: str | None = setting(None)
     size: list[int] = setting([256, 256], low=32, high=4096)  # height, width
@@ -36,21 +36,6 @@ class DataConfig:
     train_images: int = setting(48, low=2)
     test_normal_images: int = setting(24, low=1)
     test_images_per_defect: int = setting(8, low=1)
-
-    def check(self) -> None:
-        """Refuse a place that the chosen layout would not look at."""
-        readers = {
-            "root": ("mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"),
-            "csv": ("csv",),
-            "normal_dir": ("folder",),
-            "abnormal_dir": ("folder",),
-        }
-        for key, names in readers.items():
-            if getattr(self, key) is not None and self.name not in names:
-                raise UserError(
-                    f"data.{key} is not read by data={self.name}: use it with "
-                    f"{', '.join(f'data={n}' for n in names)}"
-                )
 
 
 @dataclass
@@ -211,7 +196,6 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""
-        self.data.check()
         self.noise.check()
         self.method.check()
         self._check_tasks()
@@ -254,9 +238,4 @@ class TrainConfig:
             raise UserError(
                 f"method.meta.adapted_blocks = {meta.adapted_blocks}: use a value <= "
                 f"head.blocks = {self.head.blocks}"
-            )
-        if meta.categories and self.data.name not in ("synthetic", "mvtec"):
-            raise UserError(
-                f"method.meta.source=cross_category: data={self.data.name} has no categories; "
-                "use data=mvtec or data=synthetic"
             )

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import DataConfig, NoiseConfig
-from rad_lightning.data.layouts import read_layout
-from rad_lightning.data.layouts.mvtec import list_categories
+from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
 from rad_lightning.data.noise import Contamination, describe, inject
 from rad_lightning.data.pseudo import parse_made, write_made
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
@@ -23,6 +22,7 @@ from rad_lightning.data.splits import (
 )
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
 
+FOLDER = "the folder of the dataset: data.root=DIR"
 NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share
 
 
@@ -63,8 +63,9 @@ def read_table(cfg: DataConfig, cache_dir: Path) -> SampleTable:
     """The sample table that ``cfg`` names; the embedded set is generated on first use.
 
     Raises:
-        UserError: no root given, or whatever the reader finds wrong with it.
+        UserError: no such layout, no root given, or whatever the reader finds wrong with it.
     """
+    check_places(cfg)
     if cfg.name == "synthetic":
         root = generate(
             cache_dir / "synthetic",
@@ -74,25 +75,40 @@ def read_table(cfg: DataConfig, cache_dir: Path) -> SampleTable:
             test_per_defect=cfg.test_images_per_defect,
         )
         return replace(read_layout("mvtec", root, cfg.category), name="synthetic")
-    options: dict[str, object] = {}
-    if cfg.name == "folder":
-        options = {"normal_dir": cfg.normal_dir, "abnormal_dir": cfg.abnormal_dir}
-    if cfg.name == "csv":
-        if cfg.csv is None:
-            raise UserError("data=csv needs the table: data.csv=FILE")
-        options = {"csv": Path(cfg.csv)}
-    elif cfg.root is None:
-        raise UserError(f"data={cfg.name} needs the folder of the dataset: data.root=DIR")
+    chosen = find_layout(cfg.name)
+    if getattr(cfg, chosen.needs) is None:
+        what = "the table: data.csv=FILE" if chosen.needs == "csv" else FOLDER
+        raise UserError(f"data={cfg.name} needs {what}")
+    options = {key: getattr(cfg, key) for key in chosen.options}
     root = Path(cfg.root) if cfg.root is not None else Path(cfg.csv or "").parent
-    return read_layout(cfg.name, root, cfg.category, **options)
+    return chosen.read(root, cfg.category, **options)
+
+
+PLACES = ("root", "csv", "normal_dir", "abnormal_dir")  # settings that only some layouts read
+
+
+def check_places(cfg: DataConfig) -> None:
+    """Raise ``UserError`` at a place that the chosen layout would not look at."""
+
+    def reads(one: Layout, key: str) -> bool:
+        return key == "root" or key in one.options
+
+    for key in PLACES:
+        unread = cfg.name == "synthetic" or not reads(find_layout(cfg.name), key)
+        if getattr(cfg, key) is not None and unread:
+            names = [f"data={name}" for name, one in sorted(LAYOUTS.items()) if reads(one, key)]
+            raise UserError(
+                f"data.{key} is not read by data={cfg.name}: use it with {', '.join(names)}"
+            )
 
 
 def categories(cfg: DataConfig) -> list[str | None]:
     """What ``data.category=all`` stands for in a sweep; ``[None]`` where there is but one."""
     if cfg.name == "synthetic":
         return list(SYNTHETIC_CATEGORIES)
-    if cfg.name == "mvtec" and cfg.root is not None:
-        return list(list_categories(Path(cfg.root))) or [None]
+    several = find_layout(cfg.name).categories
+    if several and cfg.root is not None:
+        return list(several(Path(cfg.root))) or [None]
     return [None]
 
 

@@ -15,7 +15,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig, digest, number_fields
-from rad_lightning.data.dataset import Dataset, Tables, open_dataset
+from rad_lightning.data.dataset import Dataset, Tables, categories, open_dataset
 from rad_lightning.data.splits import Roles
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
@@ -88,6 +88,11 @@ def open_job(cfg: TrainConfig, shared: Shared | None = None) -> Job:
         UserError: whatever is wrong with the data, the noise or the weights.
     """
     shared = shared or Shared()
+    if cfg.method.meta.categories and categories(cfg.data) == [None]:
+        raise UserError(
+            f"method.meta.source=cross_category: data={cfg.data.name} has no categories; "
+            "use data=mvtec or data=synthetic"
+        )
     data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir), shared.tables)
     return Job(cfg, data, shared.backbone(cfg))
 

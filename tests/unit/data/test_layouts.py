@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.data.layouts import MVTEC_CATEGORIES, READERS, read_layout
+from rad_lightning.data.layouts import LAYOUTS, read_layout
 from rad_lightning.data.layouts.folder import read_folder
 from rad_lightning.data.layouts.kolektor import read_ksdd, read_ksdd2
 from rad_lightning.data.layouts.mtd import derive_tiles, read_mtd, read_tiles
-from rad_lightning.data.layouts.mvtec import read_mvtec
+from rad_lightning.data.layouts.mvtec import MVTEC_CATEGORIES, read_mvtec
 from rad_lightning.data.layouts.table_csv import read_csv
 from rad_lightning.data.samples import SampleTable
 from rad_lightning.data.splits import Roles, split_table
@@ -32,8 +32,8 @@ def check_contract(table: SampleTable) -> None:
 
 
 def test_registry_names_what_it_accepts(tmp_path: Path) -> None:
-    assert list(READERS) == ["mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"]
-    with pytest.raises(UserError, match=r"layout 'coco' is not known: choose one of mvtec"):
+    assert set(LAYOUTS) == {"mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"}
+    with pytest.raises(UserError, match=r"layout 'coco' is not known: choose one of csv, folder"):
         read_layout("coco", tmp_path)
     with pytest.raises(
         UserError, match=r"no option 'normal': choose one of normal_dir, abnormal_dir"

@@ -8,7 +8,7 @@ import pytest
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import load_image, load_mask
-from rad_lightning.data.layouts import read_mvtec
+from rad_lightning.data.layouts.mvtec import read_mvtec
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, SYNTHETIC_DEFECTS, generate
 from rad_lightning.data.synthetic.defects import DEFECTS
 from rad_lightning.data.synthetic.surfaces import SURFACES

@@ -1,54 +1,41 @@
-"""Dataset layouts: one reader each, ``read_xxx(root, category, **options) -> SampleTable``."""
+"""Dataset layouts: one reader each, ``read_xxx(root, category, **options) -> SampleTable``.
+
+Every module of this package is imported, so that a reader is known once its file is here.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.data.layouts.folder import read_folder
-from rad_lightning.data.layouts.kolektor import read_ksdd, read_ksdd2
-from rad_lightning.data.layouts.mtd import read_mtd
-from rad_lightning.data.layouts.mvtec import MVTEC_CATEGORIES, read_mvtec
-from rad_lightning.data.layouts.table_csv import read_csv
+from rad_lightning.data.layouts.registry import LAYOUTS, Layout, find_layout, layout
 from rad_lightning.data.samples import SampleTable
 
-__all__ = [
-    "MVTEC_CATEGORIES",
-    "READERS",
-    "read_csv",
-    "read_folder",
-    "read_ksdd",
-    "read_ksdd2",
-    "read_layout",
-    "read_mtd",
-    "read_mvtec",
-]
+__all__ = ["LAYOUTS", "Layout", "discover", "find_layout", "layout", "read_layout"]
 
-READERS: dict[str, Callable[..., SampleTable]] = {
-    "mvtec": read_mvtec,
-    "ksdd2": read_ksdd2,
-    "ksdd": read_ksdd,
-    "mtd": read_mtd,
-    "folder": read_folder,
-    "csv": read_csv,
-}
+
+def discover() -> None:
+    """Import every module of this package; each registers its readers."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
 
 
 def read_layout(
-    layout: str, root: Path, category: str | None = None, **options: object
+    name: str, root: Path, category: str | None = None, **options: object
 ) -> SampleTable:
-    """Read the dataset at ``root`` with the reader called ``layout``.
+    """Read the data set at ``root`` with the reader of the layout ``name``.
 
     Raises:
         UserError: no such layout, an option that the reader does not have, or unreadable data.
     """
-    if layout not in READERS:
-        raise UserError(f"layout {layout!r} is not known: choose one of {', '.join(READERS)}")
-    reader = READERS[layout]
-    accepted = list(inspect.signature(reader).parameters)[2:]
-    if unknown := sorted(set(options) - set(accepted)):
-        known = f"choose one of {', '.join(accepted)}" if accepted else "it has no options"
-        raise UserError(f"layout {layout!r} has no option {unknown[0]!r}: {known}")
-    return reader(root, category, **options)
+    chosen = find_layout(name)
+    if unknown := sorted(set(options) - set(chosen.options)):
+        known = ", ".join(chosen.options)
+        advice = f"choose one of {known}" if known else "it has no options"
+        raise UserError(f"layout {name!r} has no option {unknown[0]!r}: {advice}")
+    return chosen.read(root, category, **options)
+
+
+discover()

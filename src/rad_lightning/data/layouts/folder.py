@@ -16,6 +16,7 @@ from rad_lightning.data.layouts.common import (
     missing_mask_note,
     require_root,
 )
+from rad_lightning.data.layouts.registry import layout
 from rad_lightning.data.samples import (
     ANOMALOUS,
     GOOD,
@@ -33,6 +34,7 @@ SPLITS = ("train", "test")
 MASKS = "masks"
 
 
+@layout("folder", options=("normal_dir", "abnormal_dir"))
 def read_folder(
     root: Path,
     category: str | None = None,

@@ -18,12 +18,14 @@ from rad_lightning.data.layouts.common import (
     require_root,
     threaded,
 )
+from rad_lightning.data.layouts.registry import layout
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
 
 KSDD2_LAYOUT = "the KolektorSDD2 layout <root>/train and <root>/test with NNNNN.png, NNNNN_GT.png"
 KSDD_LAYOUT = "the KolektorSDD layout <root>/kosNN/PartM.jpg with PartM_label.bmp"
 
 
+@layout("ksdd2")
 def read_ksdd2(root: Path, category: str | None = None) -> SampleTable:
     """Read KolektorSDD2 with its own split; every image is its own group.
 
@@ -46,6 +48,7 @@ def read_ksdd2(root: Path, category: str | None = None) -> SampleTable:
     return build_table("ksdd2", category, root, samples, layout=KSDD2_LAYOUT)
 
 
+@layout("ksdd")
 def read_ksdd(root: Path, category: str | None = None) -> SampleTable:
     """Read KolektorSDD, which has no split of its own; the commutator is the group.
 

@@ -16,6 +16,7 @@ from rad_lightning.data.layouts.common import (
     require_category,
     require_root,
 )
+from rad_lightning.data.layouts.registry import layout
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
 
 LAYOUT = "the MTD layout <root>/MT_*/Imgs/expN_num_M.jpg with masks expN_num_M.png"
@@ -23,6 +24,7 @@ TILES = "tiles.csv"
 NAME = re.compile(r"exp(\d+)_num_(\d+)")
 
 
+@layout("mtd")
 def read_mtd(root: Path, category: str | None = None) -> SampleTable:
     """Read MTD, which has no split of its own; the physical tile is the group.
 

@@ -13,6 +13,7 @@ from rad_lightning.data.layouts.common import (
     missing_mask_note,
     require_root,
 )
+from rad_lightning.data.layouts.registry import layout
 from rad_lightning.data.samples import ANOMALOUS, GOOD, NORMAL, Sample, SampleTable
 
 MVTEC_CATEGORIES = (
@@ -38,6 +39,16 @@ LAYOUT = (
 )
 
 
+def _is_category(folder: Path) -> bool:
+    return (folder / "train" / GOOD).is_dir()
+
+
+def list_categories(root: Path) -> list[str]:
+    """The names of the categories below ``root``, sorted; none if it is one itself or absent."""
+    return [f.name for f in folders(root) if _is_category(f)] if root.is_dir() else []
+
+
+@layout("mvtec", categories=list_categories)
 def read_mvtec(root: Path, category: str | None = None) -> SampleTable:
     """Read one category; ``root`` is the folder of the categories or a category's own folder.
 
@@ -65,15 +76,6 @@ def read_mvtec(root: Path, category: str | None = None) -> SampleTable:
         layout=LAYOUT,
         notes=missing_mask_note(samples),
     )
-
-
-def _is_category(folder: Path) -> bool:
-    return (folder / "train" / GOOD).is_dir()
-
-
-def list_categories(root: Path) -> list[str]:
-    """The names of the categories below ``root``, sorted; none if it is one itself or absent."""
-    return [f.name for f in folders(root) if _is_category(f)] if root.is_dir() else []
 
 
 def _choose(root: Path, category: str | None) -> str:

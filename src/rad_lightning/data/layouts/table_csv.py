@@ -14,6 +14,7 @@ from rad_lightning.data.layouts.common import (
     require_category,
     require_root,
 )
+from rad_lightning.data.layouts.registry import layout
 from rad_lightning.data.samples import (
     ANOMALOUS,
     GOOD,
@@ -34,6 +35,7 @@ LABELS = {
 DEFECT_TYPES = {NORMAL: GOOD, ANOMALOUS: "defect", UNLABELLED: "unlabelled"}
 
 
+@layout("csv", needs="csv", options=("csv",))
 def read_csv(
     root: Path | None = None, category: str | None = None, csv: Path | str | None = None
 ) -> SampleTable:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import SHARED
+from support import SHARED, Cli
 
 # Before torch is imported: workers of a parallel test run would otherwise fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,9 +34,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: Callable[..., Path]
-) -> Callable[..., int]:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: Callable[..., Path]) -> Cli:
     """Run a command as a user would, in an empty folder; returns its exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rad_lightning.data.dataset.generate", generated)

@@ -1,17 +1,22 @@
-"""What tests share: small settings, where the development images are, nobody logged in."""
+"""What tests share: small settings, where the development images are, nobody logged in, how what
+a command wrote is read."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+Cli = Callable[..., int]  # the fixture ``cli``
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "resnet18_tv_in1k_layers1to3.safetensors"
@@ -88,3 +93,27 @@ def command(
         out, err = process.communicate(timeout=HANG)
     assert process.returncode == 0 or not succeeds, out + err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def only_run(folder: str | Path = "outputs/runs") -> Path:
+    """The directory of the only run in ``folder``."""
+    (run,) = Path(folder).iterdir()
+    return run
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return content
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by column."""
+    with table.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def one_error(captured: pytest.CaptureFixture[str]) -> str:
+    """The single line on stderr, without its prefix."""
+    lines = captured.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0].removeprefix("error: ")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,19 +16,23 @@ import pytest
 from PIL import Image
 
 from rad_lightning.data.splits import Roles
-from support import HANG, SMALL, SMALL_SYNTHETIC, WEIGHTS
+from support import (
+    HANG,
+    SMALL,
+    SMALL_SYNTHETIC,
+    WEIGHTS,
+    Cli,
+    one_error,
+    only_run,
+    result_of,
+    rows_of,
+)
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 FAST = ("method.trust.steps=3", "method.trust.folds=2")
 NOISE = ("noise=replace", "noise.ratio=0.3", "data.test_images_per_defect=4")
 SYNTHETIC = (*SMALL_SYNTHETIC, "data.train_images=12", *NOISE)
 SPOTTED = ("7.png", "11.png")
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
 
 
 def only_audit(folder: str = "outputs/audit") -> Path:
@@ -40,12 +42,6 @@ def only_audit(folder: str = "outputs/audit") -> Path:
 
 def suspects(folder: Path) -> list[str]:
     return [r["path"] for r in rows_of(folder / "suspects.csv") if r["verdict"] == "suspect"]
-
-
-def one_error(captured: pytest.CaptureFixture[str]) -> str:
-    lines = captured.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0].removeprefix("error: ")
 
 
 class Reader(HTMLParser):
@@ -120,8 +116,8 @@ def test_injected_images_are_ranked_left_out_and_trained_without(
     train = [word for word in command if "=" in word]
     assert "noise.manifest=clean/out.csv" in train and "noise.ratio=0.3" not in train
     assert cli(*train, "method.steps=2", "logger=csv") == 0
-    (run,) = Path("outputs/runs").iterdir()
-    result = json.loads((run / "result.json").read_text())
+    run = only_run()
+    result = result_of(run)
     assert Counter(cleaned.values())["unused"] >= 3
     assert result["images"]["train"] + result["noise"]["injected"] == 9
     used = {r["path"]: r["role"] for r in rows_of(run / "manifest.csv")}
@@ -186,7 +182,7 @@ def test_a_finished_run_is_audited_on_its_own_images(
     cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli(*SYNTHETIC, "seed=3", "logger=csv") == 0
-    (run,) = Path("outputs/runs").iterdir()
+    run = only_run()
     capsys.readouterr()
     assert cli("audit", f"run={run}", *FAST, "apply=out.csv", "count=2") == 0
     assert "the run's own command with noise=manifest" in capsys.readouterr().out
@@ -285,7 +281,7 @@ def test_a_run_and_settings_that_it_has_already_are_one_line(
     cli: Cli, mixed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli(*folder(mixed), "method.steps=1") == 0
-    (run,) = Path("outputs/runs").iterdir()
+    run = only_run()
     capsys.readouterr()
     for setting in ("seed=1", "data=mtd", "head.channels=4", "~recipe", "noise=replace"):
         assert cli("audit", f"run={run}", setting) == 2

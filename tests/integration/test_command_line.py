@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from support import SMALL, SMALL_SYNTHETIC, WEIGHTS, command
-
-Cli = Callable[..., int]
-
-
-def one_error(captured: pytest.CaptureFixture[str]) -> str:
-    """The single line on stderr, without its prefix."""
-    lines = captured.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0].removeprefix("error: ")
+from support import SMALL, SMALL_SYNTHETIC, WEIGHTS, Cli, command, one_error, rows_of
 
 
 def test_module_runs_from_any_folder(tmp_path: Path) -> None:
@@ -69,7 +57,10 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
         (["seed=null"], "seed = null: a value is needed"),
         (["head.views=identity"], "head.views: Invalid value assigned: str is not a"),
         (["data=null"], "data=null: Config group override must be"),
-        (["data.root=photos"], "data.root is not read by data=synthetic: use it with data=csv, data=folder"),
+        (
+            ["data.root=photos"],
+            "data.root is not read by data=synthetic: use it with data=csv, data=folder",
+        ),
         (["method.lr=1e30"], "training diverged"),
         (["backbone.name=vit_tiny_patch16_224"], "vit_tiny_patch16_224 cannot read images of 64"),
         (["trainer.accelerator=abacus"], "trainer: "),
@@ -158,8 +149,7 @@ def test_unlabelled_train_and_test_folders_are_kept_apart(cli: Cli, photos: Path
     (photos / "bad").rename(photos / "test")
     assert cli(*own_images(photos)) == 0
     (manifest,) = Path("outputs/runs").glob("*/manifest.csv")
-    with manifest.open() as file:
-        roles = {(row["path"].split("/")[0], row["role"]) for row in csv.DictReader(file)}
+    roles = {(row["path"].split("/")[0], row["role"]) for row in rows_of(manifest)}
     assert roles == {("train", "train"), ("test", "test")}
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from rad_lightning.tracking.charts import CHARTS
-from support import command, nobody
+from support import Cli, command, nobody
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 PANELS = (
     "Image AUROC over label noise by method (CustomChart)",
     "Image AUROC over label noise, one standard deviation (LinePlot)",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import shutil
@@ -21,10 +20,9 @@ from rad_lightning import Detector
 from rad_lightning.cli import main
 from rad_lightning.commands import export
 from rad_lightning.inference.detector import batch, bring
-from support import SMALL
+from support import SMALL, Cli, one_error, result_of, rows_of
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 LACKING = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
 needs_onnx = pytest.mark.skipif(bool(LACKING), reason=f"needs the extra onnx, without {LACKING}")
 KINDS = {
@@ -32,11 +30,6 @@ KINDS = {
     "padded": ("data.fit=pad", "head.views=[identity,hflip]"),
     "pooled": ("head=pooled", "head.channels=4"),
 }
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +109,7 @@ def test_predict_with_the_file_judges_like_the_run(
     for checkpoint, output in ((runs(kind), "a"), (exported(kind), "b")):
         call = (f"checkpoint={checkpoint}", f"input={photos}", f"output={output}")
         assert cli("predict", *call, "batch_size=5") == 0
-    one, two = table(Path("a/scores.csv")), table(Path("b/scores.csv"))
+    one, two = rows_of(Path("a/scores.csv")), rows_of(Path("b/scores.csv"))
     assert [r["path"] for r in one] == [r["path"] for r in two]
     for a, b in zip(one, two, strict=True):
         assert float(a["score"]) == pytest.approx(float(b["score"]), rel=5e-3, abs=5e-3)
@@ -175,8 +168,7 @@ def test_a_file_without_its_facts_or_with_others_is_refused(
 ) -> None:
     def told() -> str:
         assert cli("predict", "checkpoint=detector.onnx", f"input={photos}") == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return line
+        return one_error(capsys)
 
     assert "detector.onnx: no such file" in told()
     shutil.copy(exported("patch"), ".")
@@ -248,12 +240,12 @@ def test_images_that_are_gone_can_be_named(
     photos: Path,
 ) -> None:
     copy = Path(shutil.copytree(runs("patch"), "copy"))
-    result = json.loads((copy / "result.json").read_text())
+    result = result_of(copy)
     result["config"]["data"]["root"] = "gone"
     (copy / "result.json").write_text(json.dumps(result))
     call = ("export", f"checkpoint={copy}", "format=torch", "output=out")
     assert cli(*call) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = one_error(capsys)
     assert "gone" in line and "name images to compare on with input=DIR" in line
     assert cli(*call, f"input={photos}") == 0
     assert Path("out/detector.pt2").is_file()
@@ -263,7 +255,7 @@ def test_a_bfloat16_run_is_refused(
     cli: Cli, capsys: pytest.CaptureFixture[str], runs: Callable[[str], Path]
 ) -> None:
     copy = Path(shutil.copytree(runs("patch"), "copy"))
-    result = json.loads((copy / "result.json").read_text())
+    result = result_of(copy)
     result["config"]["backbone"]["precision"] = "bfloat16"
     (copy / "result.json").write_text(json.dumps(result))
     assert cli("export", f"checkpoint={copy}", "format=torch") == 2
@@ -293,7 +285,7 @@ def test_without_the_extra_one_line_names_it(
         facts = {"detector": card, "sha256": file_hashes([Path("d.onnx")])[0]}
         Path("d.onnx.json").write_text(json.dumps(facts))
         assert cli("predict", "checkpoint=d.onnx", f"input={photos}") == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = one_error(capsys)
     assert "onnxruntime" in line and "pip install 'rad-lightning[onnx]'" in line
 
 

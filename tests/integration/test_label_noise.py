@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,18 @@ import pytest
 from PIL import Image
 
 from rad_lightning.data.splits import file_hashes
-from support import SMALL, SMALL_SYNTHETIC
+from support import SMALL, SMALL_SYNTHETIC, Cli, one_error, only_run, result_of, rows_of
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 SYNTHETIC = (*SMALL_SYNTHETIC, "data.test_images_per_defect=2")
 
 
 def result_in(folder: str) -> dict[str, Any]:
-    (run,) = Path(folder).iterdir()
-    content: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return content
+    return result_of(only_run(folder))
 
 
 def manifest_in(folder: str) -> list[dict[str, str]]:
-    (run,) = Path(folder).iterdir()
-    with (run / "manifest.csv").open() as file:
-        return list(csv.DictReader(file))
+    return rows_of(only_run(folder) / "manifest.csv")
 
 
 def copied_images(tmp_path: Path) -> Path:
@@ -55,8 +48,7 @@ def test_noise_is_printed_recorded_and_reported(
     rows = manifest_in("a")
     assert Counter(r["role"] for r in rows) == result["images"]
     assert all(r["label"] == "1" for r in rows if r["role"] == "injected")
-    with (next(Path("a").iterdir()) / "scores.csv").open() as file:
-        roles = Counter(r["role"] for r in csv.DictReader(file))
+    roles = Counter(r["role"] for r in rows_of(only_run("a") / "scores.csv"))
     assert roles == {"test": 8, "train": 3, "injected": 3}
 
 
@@ -66,7 +58,7 @@ def test_a_manifest_rebuilds_the_training_set_elsewhere(
 ) -> None:
     noise = ("noise=replace", "noise.ratio=0.5", f"noise.source={source}")
     assert cli(*SYNTHETIC, *noise, "output=a") == 0
-    (run,) = Path("a").iterdir()
+    run = only_run("a")
     elsewhere = copied_images(tmp_path)
     again = (
         *SMALL,
@@ -155,8 +147,7 @@ def test_what_cannot_be_done_is_one_line(
 ) -> None:
     Path("binary.csv").write_bytes(bytes(range(128, 256)))
     assert cli(*SYNTHETIC, *settings) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and message in lines[0]
+    assert message in one_error(capsys)
 
 
 def test_what_cannot_be_read_is_not_counted_as_injected(cli: Cli, tmp_path: Path) -> None:

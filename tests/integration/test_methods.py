@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from support import SMALL_SYNTHETIC
+from support import SMALL_SYNTHETIC, Cli, only_run, result_of, rows_of
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 METHODS = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 NOISY = (
     "noise=replace",
@@ -22,16 +18,6 @@ NOISY = (
     "data.train_images=12",
     "data.test_images_per_defect=4",
 )
-
-
-def only_run() -> Path:
-    (run,) = Path("outputs/runs").iterdir()
-    return run
-
-
-def result_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return found
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,11 +41,6 @@ def test_every_method_trains_on_noisy_images(cli: Cli, method: str) -> None:
 
 
 TRUSTING = ("irp", "out_of_fold", "robust", "rad_robust", "oracle_rate", "oracle_exposed")
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def check_trust(run: Path, result: dict[str, Any]) -> None:
@@ -88,7 +69,7 @@ def test_equal_settings_give_equal_scores(cli: Cli) -> None:
     for folder in "ab":
         rad = (*SMALL_SYNTHETIC, *NOISY, "method=rad_pseudo", f"output={folder}")
         assert cli(*rad) == 0
-        (run,) = Path(folder).iterdir()
+        run = only_run(folder)
         scores.append((run / "scores.csv").read_bytes())
     assert scores[0] == scores[1]
 
@@ -106,8 +87,7 @@ def test_what_is_made_on_supports_is_never_scored(cli: Cli) -> None:
     assert cli(*SMALL_SYNTHETIC, "method=rad_pseudo") == 0
     run = only_run()
     for name in ("scores.csv", "manifest.csv"):
-        with (run / name).open(newline="") as file:
-            assert not [row for row in csv.DictReader(file) if row["path"].startswith("made/")]
+        assert not [row for row in rows_of(run / name) if row["path"].startswith("made/")]
 
 
 CROSS = ("method=rad", "method.meta.source=cross_category", "data.category=weave")
@@ -118,7 +98,7 @@ def test_tasks_come_from_other_categories_and_the_flow_adapts_to_its_own(cli: Cl
     for deploy in ("meta", "adapted"):
         other = (*CROSS, "method.meta.categories=[gear,stone]", f"method.meta.deploy={deploy}")
         assert cli(*SMALL_SYNTHETIC, *other, "method.keep=last", f"output={deploy}") == 0
-        (run,) = Path(deploy).iterdir()
+        run = only_run(deploy)
         weights.append(torch.load(run / "last.ckpt", weights_only=True)["state_dict"])
     changed = [
         k for k in weights[0] if "flow" in k and not torch.equal(weights[0][k], weights[1][k])

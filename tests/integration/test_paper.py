@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from support import SMALL
+from support import SMALL, Cli
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 TINY = (*SMALL, "head.channels=4", "backbone.weights=untrained", "noise.ratio=0,0.5")
 QUICK = (*TINY, "seed=0,1", "method=plain")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,19 @@ from PIL import Image
 from rad_lightning import Detector
 from rad_lightning.cli import main
 from rad_lightning.inference.detector import Detector as DetectorClass
-from support import HANG, SMALL, SMALL_SYNTHETIC, WEIGHTS
+from support import (
+    HANG,
+    SMALL,
+    SMALL_SYNTHETIC,
+    WEIGHTS,
+    Cli,
+    one_error,
+    only_run,
+    result_of,
+    rows_of,
+)
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -30,7 +38,7 @@ def trained(folder: Path, *settings: str) -> Path:
     """The run directory of a small training whose output and cache are in ``folder``."""
     places = (f"output={folder / 'runs'}", f"cache.dir={folder / 'cache'}", "progress=false")
     main([*SMALL_SYNTHETIC, "evaluation.pictures=0", *places, *settings])
-    (run,) = (folder / "runs").iterdir()
+    run = only_run(folder / "runs")
     return run
 
 
@@ -43,25 +51,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images(run: Path) -> dict[str, Path]:
     """The run's test images by their path in its tables."""
     (root,) = (run.parents[1] / "cache" / "synthetic").glob("*")
-    with (run / "scores.csv").open() as file:
-        rows = [r for r in csv.DictReader(file) if r["role"] == "test"]
+    rows = [r for r in rows_of(run / "scores.csv") if r["role"] == "test"]
     return {r["path"]: root / r["path"] for r in rows}
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def result_of(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return content
 
 
 def test_images_of_the_run_get_the_scores_of_the_run(
     run: Path, test_images: dict[str, Path]
 ) -> None:
-    recorded = {r["path"]: r for r in table(run / "scores.csv")}
+    recorded = {r["path"]: r for r in rows_of(run / "scores.csv")}
     limits = result_of(run)["threshold"]
     for found, name in zip(
         Detector.load(run).predict(test_images.values()), test_images, strict=True
@@ -74,7 +71,7 @@ def test_images_of_the_run_get_the_scores_of_the_run(
 
 
 def test_the_reference_of_robust_z_is_that_of_the_held_out_images(run: Path) -> None:
-    rows = [r for r in table(run / "scores.csv") if r["role"] == "train"]
+    rows = [r for r in rows_of(run / "scores.csv") if r["role"] == "train"]
     held = np.array([float(r["score"]) for r in rows if r["held_out"] == "1"])
     every = np.array([float(r["score"]) for r in rows])
     spreads = [1.4826 * np.median(np.abs(x - np.median(x))) for x in (held, every)]
@@ -100,7 +97,7 @@ def test_a_folder_of_images_gives_scores_overlays_and_a_page(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     assert cli("predict", f"checkpoint={run}", "input=inbox", "output=out", "batch_size=3") == 0
-    rows = table(Path("out/scores.csv"))
+    rows = rows_of(Path("out/scores.csv"))
     assert list(rows[0]) == ["path", "score", "threshold", "verdict", "robust_z"]
     assert [r["path"] for r in rows] == sorted(str(p) for p in inbox.rglob("*.png"))
     limit = result_of(run)["threshold"]["value"]
@@ -121,7 +118,7 @@ def test_a_folder_of_images_gives_scores_overlays_and_a_page(
 
     # Again, with the output inside the input: what we wrote is not judged.
     assert cli("predict", f"checkpoint={run}", "input=.", "output=out", "overlays=flagged") == 0
-    assert len(table(Path("out/scores.csv"))) == len(rows)
+    assert len(rows_of(Path("out/scores.csv"))) == len(rows)
 
 
 def test_images_of_every_mode_and_size_are_judged(cli: Cli, run: Path) -> None:
@@ -141,7 +138,7 @@ def test_images_of_every_mode_and_size_are_judged(cli: Cli, run: Path) -> None:
     base.resize((2500, 1700)).save("in/large.bmp")
     base.save("in/animated.webp", save_all=True, append_images=[base.rotate(90)])
     assert cli("predict", f"checkpoint={run}", "input=in", "output=out") == 0
-    rows = table(Path("out/scores.csv"))
+    rows = rows_of(Path("out/scores.csv"))
     assert len(rows) == len(list(Path("in").iterdir())) == 14
     assert all(np.isfinite(float(r["score"])) for r in rows)
     with Image.open("out/overlays/turned.jpg.jpg") as picture:
@@ -157,8 +154,8 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(
     assert cli("predict", f"checkpoint={run}", f"input={photos}", "output=out") == 0
     out = capsys.readouterr().out
     assert "empty.png: the file is empty" in out and "3 in all, see out/unreadable.csv" in out
-    assert len(table(Path("out/scores.csv"))) == 9
-    listed = table(Path("out/unreadable.csv"))
+    assert len(rows_of(Path("out/scores.csv"))) == 9
+    listed = rows_of(Path("out/unreadable.csv"))
     assert [Path(r["path"]).name for r in listed] == ["cut.png", "junk.jpg", "empty.png"]
     assert all(r["reason"] for r in listed)
     assert "3 files could not be read" in Path("out/index.html").read_text()
@@ -173,7 +170,7 @@ def test_none_readable_is_one_line_and_leaves_no_table(
     Path("a.png").touch()
     Path("b.png").touch()
     assert cli("predict", f"checkpoint={run}", "input=*.png", "output=out", "progress=false") == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = one_error(capsys)
     assert "a.png: the file is empty" in line and "(and 1 more)" in line
     assert not Path("out/scores.csv").exists()
 
@@ -210,8 +207,7 @@ def test_a_run_and_an_unfinished_one_and_none(
 ) -> None:
     def told(*arguments: str) -> str:
         assert cli("predict", f"input={photos}", *arguments) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return line
+        return one_error(capsys)
 
     assert "checkpoint: a value is needed" in told("output=out")
     assert "no such run directory" in told("checkpoint=nowhere")
@@ -245,7 +241,7 @@ def test_another_backbone_than_the_runs_is_refused(
     next(backbone.model.parameters()).data[0, 0, 0, 0] += 1
     torch.save(backbone.model.state_dict(), "other.pt")
     assert cli(*call, "backbone.weights=other.pt") == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = one_error(capsys)
     assert "backbone.weights = other.pt: not the weights that" in line
     assert "give those with backbone.weights=FILE" in line
 
@@ -271,10 +267,10 @@ def test_a_reference_without_a_flow_is_one_line(
     cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
 ) -> None:
     assert cli(*SMALL_SYNTHETIC, "method=sparse_memory", "evaluation.pictures=0") == 0
-    (memory,) = Path("outputs/runs").iterdir()
+    memory = only_run()
     capsys.readouterr()
     assert cli("predict", f"checkpoint={memory}", f"input={photos}") == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = one_error(capsys)
     assert "method=sparse_memory is a reference without a flow" in line
 
 
@@ -286,10 +282,10 @@ def test_other_heads_and_fits_predict_what_they_scored(
 ) -> None:
     data = ("data=folder", f"data.root={photos}", "backbone.weights=untrained", *SMALL)
     assert cli(*data, "data.test_fraction=0.4", "evaluation.pictures=0", *settings) == 0
-    (run,) = Path("outputs/runs").iterdir()
+    run = only_run()
     assert cli("predict", f"checkpoint={run}", f"input={photos}", "output=out") == 0
-    recorded = {r["path"]: float(r["score"]) for r in table(run / "scores.csv")}
-    for row in table(Path("out/scores.csv")):
+    recorded = {r["path"]: float(r["score"]) for r in rows_of(run / "scores.csv")}
+    for row in rows_of(Path("out/scores.csv")):
         name = Path(row["path"]).relative_to(photos).as_posix()
         assert float(row["score"]) == pytest.approx(recorded[name], rel=1e-3)
     assert Path("out/overlays").is_dir() == ("head=pooled" not in settings)
@@ -342,7 +338,7 @@ def test_the_page_filters_and_sorts_by_keyboard_in_a_browser(
 
     (content,) = re.findall(r'data-found="([^"]+)"', done.stdout)
     found = json.loads(unescape(content))
-    rows = table(Path("out/scores.csv"))
+    rows = rows_of(Path("out/scores.csv"))
     name = {r["path"]: Path(r["path"]).relative_to(folder).as_posix() for r in rows}
     ordered = sorted(rows, key=lambda r: -float(r["score"]))
     assert found["all"] == [name[r["path"]] for r in ordered]
@@ -358,12 +354,12 @@ def test_stained_hazelnuts_are_told_from_clean_ones_and_flagged(cli: Cli, shared
     data = ("data=mvtec", f"data.root={root}", "data.category=hazelnut")
     quick = ("head.channels=32", "head.blocks=4", "method.steps=60", "logger=csv")
     assert cli(*data, f"backbone.weights={WEIGHTS}", *quick) == 0
-    (run,) = Path("outputs/runs").iterdir()
-    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    run = only_run()
+    metrics = result_of(run)["metrics"]
     assert metrics["image_auroc"] >= 0.99
     test = root / "hazelnut" / "test"
     assert cli("predict", f"checkpoint={run}", f"input={test}", "output=out") == 0
-    rows = table(Path("out/scores.csv"))
+    rows = rows_of(Path("out/scores.csv"))
     stained = [r["verdict"] for r in rows if Path(r["path"]).parent.name != "good"]
     clean = [r["verdict"] for r in rows if Path(r["path"]).parent.name == "good"]
     assert stained.count("flagged") >= 0.9 * len(stained)

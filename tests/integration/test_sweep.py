@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,9 @@ from PIL import Image
 from rad_lightning.common.errors import UserError
 from rad_lightning.training import job
 from rad_lightning.training import run as training_run
-from support import HANG, SMALL, SMALL_SYNTHETIC, started
+from support import HANG, SMALL, SMALL_SYNTHETIC, Cli, rows_of, started
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 QUICK = (
     *SMALL_SYNTHETIC,
     "data.test_images_per_defect=2",
@@ -61,8 +58,7 @@ def test_a_sweep_plans_runs_and_reports_then_has_nothing_to_do(
     assert sorted(c["run"] for c in plan["cells"]) == sorted(found)
     assert "-m" in plan["command"] and "output=sweep" in plan["command"]
     assert Path("sweep/report/index.html").is_file()
-    with Path("sweep/report/cells.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 4
+    assert len(rows_of(Path("sweep/report/cells.csv"))) == 4
 
     before = stamps()
     assert cli(*SWEEP, *GRID) == 0
@@ -86,8 +82,10 @@ def test_a_sweep_shows_how_uncertain_its_methods_were(cli: Cli) -> None:
             assert (picture.height > picture.width) == adaptive
     page = Path("sweep/report/index.html").read_text()
     assert 'id="uncertainty"' in page and 'href="#uncertainty"' in page
-    with Path("sweep/report/uncertainty.csv").open() as file:
-        ends = {row["ratio"]: float(row["uncertainty"]) for row in csv.DictReader(file)}
+    ends = {
+        row["ratio"]: float(row["uncertainty"])
+        for row in rows_of(Path("sweep/report/uncertainty.csv"))
+    }
     assert sorted(ends.values()) == sorted(
         r["uncertainty"] for r in results().values() if r["method"] == "rad"
     )

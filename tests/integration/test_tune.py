@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from filelock import FileLock
 
 from rad_lightning.commands import tune
 from rad_lightning.training.job import Job
-from support import SMALL, SMALL_SYNTHETIC
+from support import SMALL, SMALL_SYNTHETIC, Cli, one_error, only_run, result_of, rows_of
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 STUDY = Path("outputs/tune")
 FAST = ("method.steps=2", "method.meta.tasks=2", "method.meta.images=2")
 TUNE = ("tune", *SMALL_SYNTHETIC, *FAST)
@@ -27,8 +24,7 @@ DIVERGES = ("space.lr.low=1e29", "space.lr.high=1e30")
 
 
 def table(study: Path = STUDY) -> list[dict[str, str]]:
-    with (study / "study.csv").open() as file:
-        return list(csv.DictReader(file))
+    return rows_of(study / "study.csv")
 
 
 def numbers(study: Path = STUDY) -> list[dict[str, str]]:
@@ -65,7 +61,7 @@ def test_a_study_goes_on_and_is_the_same_in_one_go(
     rows = table()
     assert [row["state"] for row in rows] == ["complete"] * 5
     for row in rows:
-        result = json.loads((STUDY / "runs" / row["run"] / "result.json").read_text())
+        result = result_of(STUDY / "runs" / row["run"])
         assert float(row["value"]) == result["held_out_nll"]
         l2, meta = result["config"]["method"]["l2"], result["config"]["method"]["meta"]
         assert float(row["method.l2.gamma"]) == l2["gamma"] and l2["form"] == "affine"
@@ -161,8 +157,7 @@ def test_the_settings_found_can_be_passed_on(cli: Cli, capsys: pytest.CaptureFix
     best = min(float(row["value"]) for row in table())
     data = (*SMALL_SYNTHETIC[:3], *(s for s in SMALL if not s.startswith("method.")))
     assert cli(*settings, *data, "output=outputs/best") == 0
-    (run,) = Path("outputs/best").iterdir()
-    result = json.loads((run / "result.json").read_text())
+    result = result_of(only_run("outputs/best"))
     assert result["held_out_nll"] == best and result["config"]["method"]["grad_clip"] == 0.5
 
 
@@ -229,8 +224,7 @@ def test_what_cannot_be_tuned_is_one_line(
     cli: Cli, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...], message: str
 ) -> None:
     assert cli(*TUNE, *settings) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and message in lines[0]
+    assert message in one_error(capsys)
     assert not STUDY.exists()
 
 

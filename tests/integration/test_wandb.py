@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +16,9 @@ import pytest
 
 from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training import run as training_run
-from support import HANG, SMALL_SYNTHETIC, command, nobody
+from support import HANG, SMALL_SYNTHETIC, Cli, command, nobody, only_run, result_of
 
 pytestmark = pytest.mark.slow
-Cli = Callable[..., int]
 QUICK = (
     *SMALL_SYNTHETIC,
     "logger=wandb",
@@ -75,7 +73,7 @@ def test_every_cell_is_one_finished_run_with_its_numbers(cli: Cli) -> None:
     assert len(runs) == 2
     names = set()
     for folder in runs:
-        result = json.loads((folder / "result.json").read_text())
+        result = result_of(folder)
         found = read(folder)
         assert found["exit"] == 0
         assert found["summary"]["image_auroc"] == result["metrics"]["image_auroc"]
@@ -105,8 +103,8 @@ def last(found: dict[str, Any], key: str) -> dict[str, Any]:
 
 def test_a_run_carries_its_files_its_scores_and_its_row_of_the_sweep(cli: Cli) -> None:
     assert cli(*QUICK, "noise=replace", "noise.ratio=0.3", "evaluation.worst=2") == 0
-    (run,) = Path("outputs/runs").iterdir()
-    result = json.loads((run / "result.json").read_text())
+    run = only_run()
+    result = result_of(run)
     found = read(run)
     (files,) = found["artifacts"]["run-files"]
     assert {f["path"]: Path(f["local_path"]).name for f in files["contents"]} == {
@@ -132,7 +130,7 @@ def test_pictures_and_suspects_are_there_where_a_run_has_them(cli: Cli) -> None:
         "evaluation.worst=1",
     )  # fmt: skip
     assert cli(*settings) == 0
-    (run,) = Path("outputs/runs").iterdir()
+    run = only_run()
     found = read(run)
     shown = {f.removeprefix("media/images/pictures/").split("_")[0] for f in found["files"]}
     assert {"worst", "overlays", "histogram", "curves"} <= shown
@@ -170,7 +168,7 @@ def test_offline_nothing_goes_over_the_network(tmp_path: Path) -> None:
     finally:
         proxy.shutdown()
         proxy.server_close()
-    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    run = only_run(tmp_path / "outputs" / "runs")
     assert list((run / "wandb").glob("offline-run-*"))
     assert asked == []
 
@@ -205,7 +203,7 @@ def test_an_interrupted_training_is_one_run_with_the_whole_curve(
         patch.setattr(StepBar, "on_train_batch_end", stop_at_step_4)
         cli(*settings)
     assert cli(*settings) == 0
-    (run,) = Path("outputs/runs").iterdir()
+    run = only_run()
     steps = [h["trainer/global_step"] for h in read(run)["history"] if "train/nll" in h]
     assert sorted(set(steps)) == [0, 1, 2, 3, 4, 5]
 

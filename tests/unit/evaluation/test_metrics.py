@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import integrate, ndimage
 from sklearn import metrics as sk
 from torch import Tensor
 
@@ -152,7 +152,7 @@ def pixels(seed: int, step: float | None = None) -> tuple[list[Tensor], list[Ten
 
 
 def brute_force_aupro(maps: list[Tensor], masks: list[Tensor], limit: float = 0.3) -> float:
-    """Threshold by threshold, region by region; then the area by a fine grid."""
+    """Threshold by threshold, region by region; then trapezoids up to the limit."""
     regions, normal = [], np.concatenate([m[~k].numpy() for m, k in zip(maps, masks, strict=True)])
     for m, k in zip(maps, masks, strict=True):
         labelled, count = ndimage.label(k.numpy(), structure=np.ones((3, 3)))
@@ -161,16 +161,11 @@ def brute_force_aupro(maps: list[Tensor], masks: list[Tensor], limit: float = 0.
     for t in sorted({float(v) for m in maps for v in m.flatten()}, reverse=True):
         overlaps = [float((r >= t).mean()) for r in regions]
         points.append((float((normal >= t).mean()), sum(overlaps) / len(overlaps)))
-    fpr, pro = np.array(points).T
-    area = 0.0
-    for i in range(1, len(fpr)):
-        if fpr[i - 1] >= limit:
-            break
-        x = min(fpr[i], limit)
-        width = x - fpr[i - 1]
-        rise = (pro[i] - pro[i - 1]) * (width / (fpr[i] - fpr[i - 1]) if width else 0)
-        area += width * (2 * pro[i - 1] + rise) / 2
-    return area / limit
+    below = [(x, y) for x, y in points if x <= limit]
+    (x0, y0), (x1, y1) = below[-1], points[len(below)]  # the last point is (1, 1)
+    below.append((limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)))
+    x, y = np.array(below).T
+    return float(integrate.trapezoid(y, x)) / limit
 
 
 @pytest.mark.parametrize("step", [None, 0.5, 2.0], ids=["distinct", "ties", "coarse"])
@@ -185,6 +180,55 @@ def test_pixel_metrics_are_scikit_learns_and_the_brute_force_loops(
     assert found["pixel_auroc"] == pytest.approx(sk.roc_auc_score(truth, flat), abs=1e-9)
     assert found["pixel_aupro"] == pytest.approx(brute_force_aupro(maps, masks), abs=1e-9)
     assert notes == []
+
+
+def crowded(seed: int, density: float, step: float | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Images of many sizes, a row and a lone pixel among them, with up to dozens of regions."""
+    rng = np.random.default_rng(seed)
+    sizes = ((16, 12), (1, 9), (7, 7), (20, 5), (1, 1), (11, 13))
+    masks = [ndimage.binary_dilation(rng.random(hw) < density) for hw in sizes]
+    masks[2][:] = False
+    maps = [rng.normal(1.5 * m, 1.0) for m in masks]
+    if step:
+        maps = [np.round(m / step) * step for m in maps]
+    return [torch.from_numpy(m).float() for m in maps], [torch.from_numpy(m) for m in masks]
+
+
+@pytest.mark.parametrize("step", [None, 0.25, 1.0, 3.0])
+@pytest.mark.parametrize("density", [0.005, 0.03, 0.1])
+@pytest.mark.parametrize("seed", range(3))
+def test_aupro_of_many_regions_is_that_of_the_brute_force_loops(
+    seed: int, density: float, step: float | None
+) -> None:
+    maps, masks = crowded(seed, density, step)
+    found, _ = pixel_metrics(maps, masks)
+    assert found["pixel_aupro"] == pytest.approx(brute_force_aupro(maps, masks), abs=1e-9)
+    assert 0.15 < found["pixel_aupro"] < 1
+
+
+def drawn(*images: tuple[list[list[float]], str]) -> tuple[list[Tensor], list[Tensor]]:
+    """Maps, and masks in which # is a defect; the rows of a mask stand beside each other."""
+    maps = [torch.tensor(scores) for scores, _ in images]
+    masks = [torch.tensor([[c == "#" for c in row] for row in m.split()]) for _, m in images]
+    return maps, masks
+
+
+def test_aupro_between_two_rates_is_interpolated_by_hand() -> None:
+    # Four normal pixels: the rate jumps from 0.25 to 0.5, in a tie that also ends a region.
+    maps, masks = drawn(([[9, 8, 1], [0, 5, 5]], "#.. .#."), ([[7]], "#"))
+    # (0, 0.25) at 9, (0.25, 0.25) at 8, (0.25, 0.75) at 7, (0.5, 1) at 5; so (0.3, 0.8).
+    by_hand = (0.25 * 0.25 + 0.05 * (0.75 + 0.8) / 2) / 0.3
+    assert pixel_metrics(maps, masks)[0]["pixel_aupro"] == pytest.approx(by_hand)
+    assert brute_force_aupro(maps, masks) == pytest.approx(by_hand)
+
+
+def test_aupro_where_a_rate_is_the_limit_itself_by_hand() -> None:
+    # Ten normal pixels, of which a tie takes three; what is found at the same rate comes too late.
+    maps, masks = drawn(([[9, 8, 8, 8, 8]], "##..."), ([[7, 1, 2, 3, 4, 0, 0, 0]], "#......."))
+    # (0, 0.25) at 9, (0.3, 0.5) at 8, (0.3, 1) at 7.
+    by_hand = (0.25 + 0.5) / 2
+    assert pixel_metrics(maps, masks)[0]["pixel_aupro"] == pytest.approx(by_hand)
+    assert brute_force_aupro(maps, masks) == pytest.approx(by_hand)
 
 
 def test_a_perfect_map_has_area_one_and_an_inverted_one_zero() -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,6 +66,72 @@ def test_the_interval_of_many_normal_values_is_that_of_the_t_distribution() -> N
     found = estimate([values])
     expected = stats.t.interval(0.95, 199, values.mean(), stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected, abs=1.5e-3)
+
+
+MANY = 200_000
+
+
+def chance(resamples: int) -> float:
+    """By how many sigma of the means two intervals may differ when one has so many resamples and
+    the other has ``MANY``: five times what a 2.5 % quantile of normal draws has as standard error.
+    """
+    return 5 * 2.7 * (1 / resamples + 1 / MANY) ** 0.5
+
+
+def scipys(columns: Array, statistic: Callable[..., Array]) -> tuple[float, float]:
+    """The percentile interval of a statistic of the means of ``(n, K)`` columns, kept together."""
+    found = stats.bootstrap(
+        tuple(columns.T), statistic, n_resamples=MANY, batch=20_000, paired=True,
+        vectorized=True, method="percentile", random_state=0,
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
+
+
+def of_seeds(kind: str, n: int) -> Array:
+    """AUROC as of ``n`` seeds."""
+    rng = np.random.default_rng(n)
+    if kind == "skewed":
+        return 1 - rng.exponential(0.03, n)
+    return rng.normal(0.9, 0.03, n)
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed"])
+@pytest.mark.parametrize("n", [5, 10, 40])
+def test_the_interval_of_one_category_is_scipys(kind: str, n: int) -> None:
+    values = of_seeds(kind, n)
+    expected = scipys(values[:, None], np.mean)
+    sigma = values.std() / n**0.5
+    many = np.percentile(resampled_means([values[:, None]], MANY), (2.5, 97.5))
+    np.testing.assert_allclose(many, expected, rtol=0, atol=chance(MANY) * sigma)
+    found = estimate([values])
+    assert (found.low, found.high) == pytest.approx(expected, rel=0, abs=chance(RESAMPLES) * sigma)
+    assert found.mean == pytest.approx(values.mean())
+
+
+def test_the_interval_of_few_seeds_is_scipys_to_the_last_digit() -> None:
+    # One of 27 resamples is the least value three times: the quantile is that value itself.
+    expected = scipys(GEAR[:, None], np.mean)
+    found = estimate([GEAR])
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12) == (0.90, 0.97)
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_the_interval_of_the_gap_closed_is_scipys_of_paired_columns(n: int) -> None:
+    plain = of_seeds("normal", n) - 0.2
+    rng = np.random.default_rng(1)
+    group = plain[:, None] + rng.normal((0.05, 0, 0.1), (0.02, 0, 0.02), (n, 3))
+
+    def share(method: Array, plain: Array, oracle: Array, axis: int) -> Array:
+        m, p, o = (x.mean(axis=axis) for x in (method, plain, oracle))
+        return (m - p) / (o - p)  # type: ignore[no-any-return]
+
+    expected = scipys(group, share)
+    _, closed = closed_gap([group])
+    assert closed is not None
+    sigma = (expected[1] - expected[0]) / 3.92
+    assert (closed.low, closed.high) == pytest.approx(
+        expected, rel=0, abs=chance(RESAMPLES) * sigma
+    )
 
 
 def test_the_gap_closed_by_hand() -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.neighbors import LocalOutlierFactor
 from torch import Generator, Tensor
 
 from rad_lightning.evaluation.evaluate import score
@@ -206,6 +207,67 @@ def test_factors_are_those_of_the_definition(
     samples = noise(*shape) * (1 + torch.arange(shape[2]))[:, None]
     found = local_outlier_factors(samples, neighbours)
     torch.testing.assert_close(found, naive_of_all(samples, neighbours), rtol=1e-4, atol=1e-4)
+
+
+def scikit_learns(samples: Tensor, neighbours: int) -> Tensor:
+    """Position by position; it asks for fewer neighbours than there are points, and for two."""
+    expected = torch.full(samples.shape[:3], torch.nan, dtype=torch.double)
+    for at in range(samples.shape[2]):
+        valid = samples[:, :, at].isfinite().all(2)
+        points = samples[:, :, at][valid].double()
+        if len(points) > 1:
+            lof = LocalOutlierFactor(n_neighbors=min(neighbours, len(points) - 1))
+            lof.fit(points.numpy())
+            expected[:, :, at][valid] = torch.from_numpy(-lof.negative_outlier_factor_)
+    return expected.float()
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 6, 20, 500])
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 3, 5), (30, 1, 6, 2), (12, 4, 1, 7), (40, 3, 4, 16), (200, 2, 1, 32)], ids=str
+)
+def test_factors_are_scikit_learns(neighbours: int, shape: tuple[int, int, int, int]) -> None:
+    samples = noise(*shape)
+    samples[0] += 2 * torch.arange(shape[2])[:, None]  # from an inlier to a far outlier
+    samples[1] *= 0.1
+    found = local_outlier_factors(samples, neighbours)
+    torch.testing.assert_close(found, scikit_learns(samples, neighbours), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("neighbours", [1, 4, 20])
+def test_factors_are_scikit_learns_where_places_show_nothing(neighbours: int) -> None:
+    samples = padded(noise(20, 2, 12, 5))
+    samples[:7, 1] = torch.nan  # a view alone
+    samples[3:, :, 6] = torch.nan  # fewer samples than neighbours
+    samples[9, 0, 8, 2] = torch.nan  # a single feature
+    found = local_outlier_factors(samples, neighbours)
+    expected = scikit_learns(samples, neighbours)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert found[9, 0, 8].isnan() and found[:3, 0, 6].isfinite().all()
+
+
+ANGLES = torch.arange(12) * torch.pi / 6
+# Ties where it does not matter which of them is a neighbour: all are, or all have equal densities.
+TIED = {
+    "line": (torch.arange(12.0)[:, None], (2, 4, 6, 11)),
+    "circle": (torch.stack((ANGLES.cos(), ANGLES.sin()), 1), (2, 4, 11)),
+    "corners": (torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4), (1, 3, 4, 7, 15)),
+    "pairs": (torch.tensor([0.0, 1, 10, 11, 30, 31, 34, 35])[:, None], (1, 3, 7)),
+    "copies": (torch.tensor([0.0, 0, 0, 1, 1, 1, 5, 5, 5, 6])[:, None], (3, 5, 9)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "neighbours"), [(kind, k) for kind, (_, several) in TIED.items() for k in several]
+)
+@pytest.mark.parametrize("views", [1, 2])
+def test_factors_are_scikit_learns_where_distances_tie(
+    kind: str, neighbours: int, views: int
+) -> None:
+    points = TIED[kind][0]
+    samples = points.view(-1, views, 1, points.shape[1])
+    found = local_outlier_factors(samples, neighbours)
+    torch.testing.assert_close(found, scikit_learns(samples, neighbours), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cells", [1, 40, 10**6])

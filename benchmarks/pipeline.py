@@ -24,7 +24,7 @@ from rad_lightning.features.backbone import UNTRAINED, FrozenBackbone
 from rad_lightning.features.cache import compute_features
 from rad_lightning.features.extract import FeatureSpec
 from rad_lightning.flows.coupling import nll
-from rad_lightning.methods.build import Training, build_method
+from rad_lightning.methods.registry import Training, build_method
 from rad_lightning.training.trainer import build_head, embed, fit_flow, fit_whitening
 
 SIZE, BATCH, STEPS = (256, 256), 16, 100

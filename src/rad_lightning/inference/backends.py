@@ -18,6 +18,7 @@ from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.inference import metadata
 from rad_lightning.inference.metadata import Card
 from rad_lightning.inference.network import Network
+from rad_lightning.methods.registry import objective_of
 from rad_lightning.training.job import chosen_weights, feature_spec
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -143,7 +144,7 @@ def open_run(checkpoint: Path, weights: str | None = None) -> tuple[Card, Networ
         card = metadata.of_run(result, cfg)
     except UserError as error:
         raise UserError(f"checkpoint = {checkpoint}: {error}") from error
-    if cfg.method.memory.on:
+    if not objective_of(cfg.method).flow:
         raise UserError(
             f"checkpoint = {checkpoint}: method={cfg.method.name} is a reference without a flow "
             "and saves no detector; use a run of another method"

@@ -143,3 +143,10 @@ class StepDataModule(LightningDataModule):
             start = self.trainer.global_step
         steps = Steps(self.batches, range(start, self.steps), world, [self.seed, rank])
         return DataLoader(steps, batch_size=None)
+
+
+def flat_samples(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """``(N, V, L, D)`` -> the samples that show an image ``(P, D)``, their positions ``(P,)``."""
+    flat = samples.flatten(0, 2)
+    valid = (~flat[:, 0].isnan()).nonzero()[:, 0]
+    return flat[valid], valid % samples.shape[2]

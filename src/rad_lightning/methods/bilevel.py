@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from rad_lightning.config import MethodConfig
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.randomness import stream_seed
+from rad_lightning.config import MetaConfig, MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.meta.inner import Rate
 from rad_lightning.meta.outer import Inner, Outcome, outcome
-from rad_lightning.meta.tasks import Episodes, Samples
-from rad_lightning.methods.likelihood import PlainFlow
+from rad_lightning.meta.tasks import Bank, EpisodeBatches, Episodes, Samples
+from rad_lightning.methods.exposure import Exposure, exposure_of
+from rad_lightning.methods.module import FlowModule, unseen_samples
 from rad_lightning.methods.penalty import gathered
+from rad_lightning.methods.registry import Training, objective
+from rad_lightning.methods.task_sources import CENTRAL, Given, build_source, needs
 from rad_lightning.robust import uncertainty
+from rad_lightning.robust.trusted import central_images
 
 Batch = tuple[Tensor, ...]  # samples and, with a positional encoding, its values
 
 
-class RadFlow(PlainFlow):
+class RadFlow(FlowModule):
     """Fits ``head.flow`` so that a step of adaptation on a task's support serves its query.
 
     Automatic optimisation, and the real parameters go through ``functional_call``: gradients are
@@ -36,10 +42,10 @@ class RadFlow(PlainFlow):
         method: MethodConfig,
         unseen: tuple[Tensor, Tensor] | None = None,
         support: Samples | None = None,
-        strength: float = 1.0,
+        exposure: Exposure | None = None,
     ) -> None:
-        super().__init__(head, method, unseen, strength)
-        self.support = support
+        super().__init__(head, method, unseen)
+        self.support, self.exposure = support, exposure or Exposure()
         self.adapted: Tensor  # whether the flow holds θ' by now; a checkpoint says so too
         self.register_buffer("adapted", torch.zeros((), dtype=torch.bool))
         meta = method.meta
@@ -80,7 +86,7 @@ class RadFlow(PlainFlow):
         condition = self.head.condition(samples.positions)
         return (samples.values,) if condition is None else (samples.values, condition)
 
-    def training_step(self, batch: Episodes, _: int) -> Tensor:  # type: ignore[override]
+    def training_step(self, batch: Episodes, _: int) -> Tensor:
         meta, kind = self.method.meta, self.method.l2.uncertainty
         asked = self.penalty is not None
         found = outcome(
@@ -96,7 +102,10 @@ class RadFlow(PlainFlow):
         pushed = batch.pushed if batch.pushed.any() else None
         of_samples = not asked or kind in ("tail_weight", "generalisation_gap")
         measured = None if of_samples else of_tasks(kind, found, batch)
-        return self.finish_exposed(found.query, pushed, measured)
+        normal, push = self.exposure.split(found.query, pushed)
+        if pushed is not None:
+            self.log("train/exposure", push)
+        return self.finish_step(normal.mean() + push, normal, measured)
 
     def deployed(self) -> Parameters:
         if self.support is None or self.adapted:
@@ -137,3 +146,45 @@ def block_names(head: Head, last: int | None) -> list[str]:
     first = 0 if last is None else head.spec.blocks - last
     # Names are LIST.BLOCK.REST, see CouplingFlow.
     return [n for n, _ in head.flow.named_parameters() if int(n.split(".")[1]) >= first]
+
+
+@objective(
+    "bilevel",
+    chosen=lambda method: method.meta.on,
+    cost=lambda method: 1.0 + 3 * method.meta.inner_steps,  # benchmarks/meta.py
+)
+def build_bilevel(
+    method: MethodConfig, head: Head, training: Training, seed: int
+) -> tuple[RadFlow, EpisodeBatches]:
+    """Tasks from the source that the settings name, and the flow that adapts to them.
+
+    Raises:
+        UserError: too few training images for tasks.
+    """
+    meta = method.meta
+    unseen = unseen_samples(method, training, seed)
+    if len(training.samples) < 2:
+        raise UserError(
+            f"method={method.name}: tasks need two training images beside the held-out ones, "
+            f"there are {len(training.samples)}"
+        )
+    bank = Bank(training.samples, training.groups)
+    central = torch.ones(len(bank), dtype=torch.bool)
+    if CENTRAL in needs(method):
+        central = central_images(head, training.samples, meta.trusted_fraction)
+    source = build_source(Given(method, bank, central, training, seed))
+    support = deploy_support(meta, bank, central, seed)
+    batches = EpisodeBatches(source, meta.tasks, method.batch_size)
+    exposure = exposure_of(method.trust, training)
+    return RadFlow(head, method, unseen, support, exposure), batches
+
+
+def deploy_support(meta: MetaConfig, bank: Bank, trusted: Tensor, seed: int) -> Samples | None:
+    """What the deployed flow adapts on; ``None`` where θ itself is deployed."""
+    if meta.deploy == "meta":
+        return None
+    images = torch.arange(len(bank))
+    if meta.deploy_support == "trusted":
+        images = images[trusted]
+    generator = Generator().manual_seed(stream_seed("deploy", seed))
+    return bank.draw(images, min(meta.deploy_samples, int(bank.count[images].sum())), generator)

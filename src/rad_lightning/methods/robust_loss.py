@@ -7,12 +7,14 @@ from torch import Tensor
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.methods.batches import ImageBatch
-from rad_lightning.methods.likelihood import PlainFlow
+from rad_lightning.meta.tasks import Bank
+from rad_lightning.methods.batches import ImageBatch, ImageBatches
+from rad_lightning.methods.module import FlowModule, unseen_samples
+from rad_lightning.methods.registry import Training, objective
 from rad_lightning.robust.latent import image_losses, image_weights, robust_loss
 
 
-class LatentFlow(PlainFlow):
+class RobustLossFlow(FlowModule):
     """Fits ``head.flow`` to the images of a batch that fit, and trims or pushes away the others.
 
     Under DDP each process picks the suspects within its own share of the batch: none of them sees
@@ -32,7 +34,7 @@ class LatentFlow(PlainFlow):
         super().__init__(head, method, unseen)
         self.rate = rate
 
-    def training_step(self, batch: ImageBatch, _: int) -> Tensor:  # type: ignore[override]
+    def training_step(self, batch: ImageBatch, _: int) -> Tensor:
         values, positions = batch
         condition = self.head.condition(positions.flatten())
         flat = nll(self.head.flow, None, values.flatten(0, 1), condition)
@@ -43,4 +45,16 @@ class LatentFlow(PlainFlow):
         normal = image_weights(seen, c.form, self.rate, c.margin, c.top_fraction)[0]
         self.log("train/suspects", (normal < 1).float().mean())
         uncertainty = self.measure(seen) if self.penalty else None
-        return self.finish_step(loss, uncertainty, image_losses(seen)[normal == 1].mean())
+        return self.finish_step(loss, image_losses(seen)[normal == 1], uncertainty)
+
+
+@objective("robust_loss", chosen=lambda method: method.latent.on)
+def build_robust_loss(
+    method: MethodConfig, head: Head, training: Training, seed: int
+) -> tuple[RobustLossFlow, ImageBatches]:
+    """Batches of images, of which a share is trimmed or pushed away."""
+    latent = method.latent
+    rate = training.injected if latent.known_rate else latent.rate
+    images = ImageBatches(Bank(training.samples, training.groups), method.batch_size)
+    unseen = unseen_samples(method, training, seed)
+    return RobustLossFlow(head, method, rate, unseen), images

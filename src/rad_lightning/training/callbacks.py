@@ -15,7 +15,7 @@ from rad_lightning.common.progress import Bar
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.methods.likelihood import PlainFlow
+from rad_lightning.methods.module import FlowModule
 
 LOOKS = 20  # how often a training looks at its held-out images
 SAMPLES = 4096  # held-out samples of one look
@@ -48,13 +48,13 @@ class KeepBest(Callback):
         self.every = max(1, steps // LOOKS)
         self.best, self.best_step, self.params = math.inf, 0, dict[str, Tensor]()
 
-    def judge(self, module: PlainFlow) -> float:
+    def judge(self, module: FlowModule) -> float:
         """The trimmed NLL of the held-out samples, nats per dimension."""
         at = next(module.head.flow.parameters())
         samples, positions = self.samples.to(at), self.positions.to(at.device)
         return trimmed_nll(module.head, module.deployed(), samples, positions)
 
-    def on_train_batch_end(self, trainer: Trainer, module: PlainFlow, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: FlowModule, *_: object) -> None:
         step = trainer.global_step
         if step != 1 and step % self.every and step != trainer.max_steps:
             return
@@ -70,7 +70,7 @@ class KeepBest(Callback):
             self.best, self.best_step = loss, step
             self.params = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
 
-    def on_train_end(self, _: Trainer, module: PlainFlow) -> None:
+    def on_train_end(self, _: Trainer, module: FlowModule) -> None:
         if self.params:
             module.load_state_dict(self.params)
 
@@ -94,7 +94,7 @@ class SaveLast(Callback):
         if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(self.path)
 
-    def on_train_end(self, trainer: Trainer, module: PlainFlow) -> None:
+    def on_train_end(self, trainer: Trainer, module: FlowModule) -> None:
         module.deploy()
         trainer.save_checkpoint(self.path)
 

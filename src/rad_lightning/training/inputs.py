@@ -17,8 +17,9 @@ from rad_lightning.data.pseudo import made_path, write_made
 from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
-from rad_lightning.methods.build import Training
+from rad_lightning.methods.registry import Training
 from rad_lightning.methods.selection import Trust, find_trust, trust_steps
+from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.trainer import build_head, embed, fit_whitening
 
@@ -110,10 +111,10 @@ def prepare(job: Job, progress: Progress) -> Prepared:
             images = ranked(job, head, images, progress)
     spoiled, others = None, []
     with progress.stage("samples"):
-        if method.meta.source == "pseudo_noise" and method.meta.pseudo != "latent":
+        if CORRUPTED in needs(method):
             chosen = [row for row, f in zip(rows, images.fitted.tolist(), strict=True) if f]
             spoiled = embed_images(job, head, *spoiled_images(job, data, chosen), progress)
-        if method.meta.source == "cross_category":
+        if CATEGORIES in needs(method):
             others = [other_category(job, c, progress) for c in method.meta.categories or []]
     return Prepared(job, data, features, head, images, spoiled, tuple(others))
 

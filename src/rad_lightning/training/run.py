@@ -13,7 +13,7 @@ from rad_lightning.config import to_yaml
 from rad_lightning.data.splits import write_manifest
 from rad_lightning.evaluation.evaluate import Detector
 from rad_lightning.evaluation.summary import print_summary
-from rad_lightning.methods.build import build_method, build_reference
+from rad_lightning.methods.registry import objective_of
 from rad_lightning.tracking.content import log_result
 from rad_lightning.tracking.wandb import wandb_run
 from rad_lightning.training.finish import finish
@@ -60,9 +60,11 @@ def fit(prepared: Prepared, progress: Progress, logger: WandbLogger | None = Non
     """The head with its flow trained, or a reference without a flow. An interrupted training of
     this job goes on from its checkpoint."""
     job, cfg, training = prepared.job, prepared.job.cfg, prepared.training()
-    if cfg.method.memory.on:
-        return Fitted(build_reference(cfg.method.memory, prepared.head, training, cfg.seed))
-    module, batches = build_method(cfg.method, prepared.head, training, cfg.seed)
+    objective = objective_of(cfg.method)
+    built = objective.build(cfg.method, prepared.head, training, cfg.seed)
+    if not objective.flow:
+        return Fitted(built)
+    module, batches = built
     checkpoint = job.run.usable_checkpoint()
     if checkpoint:
         progress.say(f"    resuming  {checkpoint}")

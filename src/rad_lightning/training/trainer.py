@@ -28,9 +28,8 @@ from rad_lightning.common.threads import flow_threads, torch_threads
 from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head, HeadSpec
-from rad_lightning.methods.batches import Batches, StepDataModule
-from rad_lightning.methods.build import flat_samples
-from rad_lightning.methods.likelihood import PlainFlow
+from rad_lightning.methods.batches import Batches, StepDataModule, flat_samples
+from rad_lightning.methods.module import FlowModule
 from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training.callbacks import KeepBest, SaveLast, StepBar, Threads
 
@@ -121,7 +120,7 @@ class Ended:
 
 
 def fit_flow(
-    module: PlainFlow,
+    module: FlowModule,
     batches: Batches,
     held_out: Tensor,
     cfg: TrainConfig,

@@ -27,9 +27,9 @@ from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.meta.inner import adapt
 from rad_lightning.meta.tasks import EpisodeBatches, Samples
 from rad_lightning.methods.bilevel import RadFlow
-from rad_lightning.methods.build import Training, build_method
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.methods.penalty import Penalty
+from rad_lightning.methods.registry import Training, build_method
 from rad_lightning.methods.selection import Trust
 from rad_lightning.robust.regularizer import weight_penalty
 from rad_lightning.robust.trusted import Contamination
@@ -566,7 +566,7 @@ def test_the_loss_of_a_task_with_pushed_samples_follows_its_formula(
 ) -> None:
     module, batches, logged = exposed_module(monkeypatch)
     episodes = batches.draw(Generator().manual_seed(0), 1)
-    assert episodes.pushed.sum() == 6 and module.strength == 0.5
+    assert episodes.pushed.sum() == 6 and module.exposure.weight == 0.5 * module.method.trust.weight
 
     def losses(at: Any, samples: Samples, task: int) -> Tensor:
         condition = module.head.condition(samples.positions[task])

@@ -22,9 +22,11 @@ from rad_lightning.config import (
 )
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
-from rad_lightning.methods.batches import SampleBatches, Steps
-from rad_lightning.methods.build import Training, build_method, flat_samples
-from rad_lightning.methods.likelihood import PlainFlow, schedule
+from rad_lightning.methods.batches import SampleBatches, Steps, flat_samples
+from rad_lightning.methods.exposure import Exposure
+from rad_lightning.methods.likelihood import PlainFlow
+from rad_lightning.methods.module import schedule
+from rad_lightning.methods.registry import Training, build_method
 from rad_lightning.training.trainer import build_trainer, fit_flow
 
 SPEC = HeadSpec(
@@ -224,7 +226,9 @@ def exposed_batches() -> SampleBatches:
 
 def train_exposed(run: Path, batches: SampleBatches, steps: int, **trust: Any) -> Head:
     cfg = config(steps, trust=TrustConfig(**trust))
-    module = PlainFlow(Head(SPEC), cfg.method)
+    trust = cfg.method.trust
+    exposure = Exposure(trust.weight, trust.margin)
+    module = PlainFlow(Head(SPEC), cfg.method, exposure=exposure)
     fit_flow(module, batches, mixture()[:0], cfg, run, None, Progress(quiet=True))
     return module.head
 
@@ -234,18 +238,17 @@ def sample_nlls(head: Head, samples: Tensor) -> Tensor:
         return nll(head.flow, dict(head.flow.named_parameters()), samples.float())
 
 
-def test_the_loss_of_a_batch_with_pushed_samples_follows_its_formula(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loss_of_a_batch_with_pushed_samples_follows_its_formula(tmp_path: Path) -> None:
     batches = exposed_batches()
     ((samples, _, pushed),) = Steps(batches, range(1), 1, [3, 0])
     losses = sample_nlls(Head(SPEC), samples)  # the first step sees the untrained flow
     pushing = 0.5 * torch.log1p(torch.exp(4 * (2.0 - losses[pushed]))).mean() / 4
-    module = PlainFlow(Head(SPEC), MethodConfig(trust=TrustConfig(weight=0.5, margin=2.0)))
-    monkeypatch.setattr(module, "log", lambda *_, **__: None)  # it belongs to no trainer
-    found = module.finish_exposed(losses, pushed)
-    torch.testing.assert_close(found, losses[~pushed].mean() + pushing)
-    torch.testing.assert_close(module.finish_exposed(losses, None), losses.mean())
+    exposure = Exposure(weight=0.5, margin=2.0)
+    normal, push = exposure.split(losses, pushed)
+    assert torch.equal(normal, losses[~pushed])
+    torch.testing.assert_close(push, pushing)
+    normal, push = exposure.split(losses, None)
+    assert torch.equal(normal, losses) and push == 0
     train_exposed(tmp_path, batches, 1, weight=0.5, margin=2.0)
     with (tmp_path / "metrics.csv").open() as file:
         row = next(csv.DictReader(file))

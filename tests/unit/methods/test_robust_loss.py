@@ -19,10 +19,16 @@ from rad_lightning.config.method import LatentConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.meta.tasks import Bank
-from rad_lightning.methods.batches import Batches, ImageBatch, ImageBatches, SampleBatches, Steps
-from rad_lightning.methods.build import flat_samples
+from rad_lightning.methods.batches import (
+    Batches,
+    ImageBatch,
+    ImageBatches,
+    SampleBatches,
+    Steps,
+    flat_samples,
+)
 from rad_lightning.methods.likelihood import PlainFlow
-from rad_lightning.methods.robust_loss import LatentFlow
+from rad_lightning.methods.robust_loss import RobustLossFlow
 from rad_lightning.robust.latent import image_losses, image_weights
 from rad_lightning.training.trainer import fit_flow
 
@@ -69,7 +75,7 @@ def train(module: PlainFlow, batches: Batches, run: Path) -> Head:
 
 def train_latent(run: Path, cfg: MethodConfig, assigned: float = 0.2) -> Head:
     batches = ImageBatches(bank(images()), cfg.batch_size, 20)
-    return train(LatentFlow(Head(SPEC), cfg, assigned), batches, run)
+    return train(RobustLossFlow(Head(SPEC), cfg, assigned), batches, run)
 
 
 def image_nlls(head: Head, samples: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MethodConfig, TrustConfig
 from rad_lightning.evaluation.metrics import auroc
 from rad_lightning.flows.heads import Head, HeadSpec
-from rad_lightning.methods.build import Training, build_method
+from rad_lightning.methods.registry import Training, build_method
 from rad_lightning.methods.selection import Trust, find_trust, sample_scores, trust_steps
 from rad_lightning.robust.trusted import OutOfFold
 

@@ -1,0 +1,32 @@
+"""Outlier exposure in a batch: some samples are learned, the others are to become unlikely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rad_lightning.config import TrustConfig
+from rad_lightning.methods.registry import Training
+from rad_lightning.robust.exposure import hinge
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The loss of samples that are to become unlikely: ``weight`` times the hinge at ``margin``."""
+
+    weight: float = 0.0
+    margin: float = 0.0
+
+    def split(self, losses: Tensor, pushed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """NLLs ``(..., B)`` of which some, ``pushed`` bool, are exposed -> those that are learned,
+        and the loss of the others, ``()``."""
+        if pushed is None:
+            return losses, losses.new_zeros(())
+        return losses[~pushed], self.weight * hinge(losses[pushed], self.margin).mean()
+
+
+def exposure_of(trust: TrustConfig, training: Training) -> Exposure:
+    """As strong as the ranking of the training images says."""
+    strength = training.trust.strength if training.trust else 0.0
+    return Exposure(strength * trust.weight, trust.margin)

@@ -17,7 +17,7 @@ from rad_lightning.config.compose import (
     to_typed,
     to_yaml,
 )
-from rad_lightning.config.fields import digest, number_fields
+from rad_lightning.config.fields import digest, faults, number_fields
 from rad_lightning.config.method import (
     L2Config,
     MemoryConfig,
@@ -60,6 +60,7 @@ __all__ = [
     "TuneRange",
     "conf_dir",
     "digest",
+    "faults",
     "from_plain",
     "number_fields",
     "register_schemas",

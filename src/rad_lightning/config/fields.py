@@ -95,7 +95,7 @@ def number_fields(node: Any) -> dict[str, Any]:
             off = isinstance(value, Part) and not value.on
             if not off and (inner := number_fields(value)):
                 kept[f.name] = inner
-        elif f.metadata.get("numbers", True):
+        elif f.metadata.get("numbers", True) and value != {}:
             kept[f.name] = value
     return kept
 

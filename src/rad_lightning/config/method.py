@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config.fields import Part, setting
@@ -181,6 +182,8 @@ class MethodConfig:
     holdout: float = setting(0.1, low=0.0, high=0.5)  # share of training images kept from the flow
     # Which step's parameters: the best on held-out training images, or the last, as papers do.
     keep: str = setting("best", choices=("best", "last"))
+    # Further parts by name, each with its settings (CONTRIBUTING.md, "A new method").
+    parts: dict[str, Any] = field(default_factory=dict)
     trust: TrustConfig = field(default_factory=TrustConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)

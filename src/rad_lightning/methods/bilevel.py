@@ -18,7 +18,7 @@ from rad_lightning.meta.tasks import Bank, EpisodeBatches, Episodes, Samples
 from rad_lightning.methods.exposure import Exposure, exposure_of
 from rad_lightning.methods.module import FlowModule, unseen_samples
 from rad_lightning.methods.penalty import gathered
-from rad_lightning.methods.registry import Training, objective
+from rad_lightning.methods.registry import OBJECTIVE, Training, part
 from rad_lightning.methods.task_sources import CENTRAL, Given, build_source, needs
 from rad_lightning.robust import uncertainty
 from rad_lightning.robust.trusted import central_images
@@ -65,8 +65,7 @@ class RadFlow(FlowModule):
     def inner(self, order: int) -> Inner:
         """The inner loop as it stands: its learning rate, and λ(U) where it applies there."""
         meta, lr = self.method.meta, self._rate()
-        penalised = self.penalty is not None and self.method.l2.where != "outer"
-        penalty = self.penalty if penalised else None
+        penalty = self.penalty.inner if self.penalty is not None else None
         return Inner(meta.inner_steps, lr, order, self.names, meta.inner_clip or None, penalty)
 
     def _rate(self) -> Rate:
@@ -148,7 +147,8 @@ def block_names(head: Head, last: int | None) -> list[str]:
     return [n for n, _ in head.flow.named_parameters() if int(n.split(".")[1]) >= first]
 
 
-@objective(
+@part(
+    OBJECTIVE,
     "bilevel",
     chosen=lambda method: method.meta.on,
     cost=lambda method: 1.0 + 3 * method.meta.inner_steps,  # benchmarks/meta.py

@@ -11,7 +11,7 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.methods.batches import SampleBatches, flat_samples
 from rad_lightning.methods.exposure import Exposure, exposure_of
 from rad_lightning.methods.module import FlowModule, unseen_samples
-from rad_lightning.methods.registry import USUAL, Training, objective
+from rad_lightning.methods.registry import OBJECTIVE, USUAL, Training, part
 
 
 class PlainFlow(FlowModule):
@@ -40,7 +40,7 @@ class PlainFlow(FlowModule):
         return self.finish_step(normal.mean() + push, normal)
 
 
-@objective(USUAL)
+@part(OBJECTIVE, USUAL, chosen=lambda _: False)
 def build_likelihood(
     method: MethodConfig, head: Head, training: Training, seed: int
 ) -> tuple[PlainFlow, SampleBatches]:

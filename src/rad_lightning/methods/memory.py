@@ -7,11 +7,11 @@ from torch import Generator
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.heads import Head
-from rad_lightning.methods.registry import Training, objective
+from rad_lightning.methods.registry import OBJECTIVE, Training, part
 from rad_lightning.robust.memories import MemoryHead, lof_head, sparse_head
 
 
-@objective("memory", chosen=lambda method: method.memory.on, flow=False, cost=lambda _: 0.0)
+@part(OBJECTIVE, "memory", chosen=lambda method: method.memory.on, flow=False, cost=lambda _: 0.0)
 def build_memory(method: MethodConfig, head: Head, training: Training, seed: int) -> MemoryHead:
     """A detector without a flow on the samples of ``head``."""
     memory = method.memory

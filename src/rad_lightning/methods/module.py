@@ -16,9 +16,8 @@ from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
 from rad_lightning.flows.stacked import one_cycle
 from rad_lightning.methods.batches import flat_samples
-from rad_lightning.methods.penalty import Penalty, gathered
-from rad_lightning.methods.registry import Training
-from rad_lightning.robust.regularizer import weight_penalty
+from rad_lightning.methods.penalty import gathered
+from rad_lightning.methods.registry import PENALTY, Training, chosen_part
 from rad_lightning.robust.uncertainty import generalisation_gap, tail_weight
 
 UNSEEN = 512  # held-out samples that a step looks at
@@ -37,7 +36,8 @@ class FlowModule(LightningModule):
     ) -> None:
         super().__init__()
         self.head, self.method, self.unseen = head, method, unseen
-        self.penalty = Penalty(method.l2) if method.l2.on else None
+        penalty = chosen_part(PENALTY, method)
+        self.penalty = penalty.build(method) if penalty else None
         # Plain values only, so that the checkpoint loads with weights_only=True.
         self.save_hyperparameters(
             {"head": asdict(head.spec), "method": asdict(method)}, logger=False
@@ -66,26 +66,14 @@ class FlowModule(LightningModule):
 
         Args:
             loss: ``()``.
-            normal: NLLs of what is learned as normal, of any shape; their mean is logged, and the
-                uncertainty read off them.
-            uncertainty: where the NLLs alone cannot show it.
+            normal: NLLs of what is learned as normal, of any shape; their mean is logged.
+            uncertainty: where the NLLs alone cannot show it, for a penalty that reads it.
         """
         self.log("train/nll", normal.detach().mean(), prog_bar=True)
         if self.penalty is None:
             return loss
-        if uncertainty is None:
-            uncertainty = self.measure(normal.detach())
-        # With the uncertainty of the steps before; this one's counts from the next step on.
-        outer, strength = self.method.l2.where != "inner", self.penalty.strength
-        with torch.set_grad_enabled(outer):
-            size = weight_penalty(self.params)
-        if outer:
-            loss = loss + strength * size
-        self.log("train/lambda", strength)
-        self.log("train/weight_penalty", size.detach())
-        self.penalty.update(uncertainty)
-        self.log("train/uncertainty", self.penalty.uncertainty)
-        return loss
+        penalised: Tensor = self.penalty.step(self, loss, normal, uncertainty)
+        return penalised
 
     @torch.no_grad()
     def measure(self, losses: Tensor) -> Tensor:

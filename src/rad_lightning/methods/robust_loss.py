@@ -10,7 +10,7 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.meta.tasks import Bank
 from rad_lightning.methods.batches import ImageBatch, ImageBatches
 from rad_lightning.methods.module import FlowModule, unseen_samples
-from rad_lightning.methods.registry import Training, objective
+from rad_lightning.methods.registry import OBJECTIVE, Training, part
 from rad_lightning.robust.latent import image_losses, image_weights, robust_loss
 
 
@@ -48,7 +48,7 @@ class RobustLossFlow(FlowModule):
         return self.finish_step(loss, image_losses(seen)[normal == 1], uncertainty)
 
 
-@objective("robust_loss", chosen=lambda method: method.latent.on)
+@part(OBJECTIVE, "robust_loss", chosen=lambda method: method.latent.on)
 def build_robust_loss(
     method: MethodConfig, head: Head, training: Training, seed: int
 ) -> tuple[RobustLossFlow, ImageBatches]:

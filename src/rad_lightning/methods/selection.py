@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -14,6 +12,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MethodConfig, TrustConfig
 from rad_lightning.flows.heads import Head
+from rad_lightning.methods.registry import SELECTION, Trust, part
 from rad_lightning.robust.memories import sparse_memories
 from rad_lightning.robust.trusted import (
     Contamination,
@@ -31,46 +30,19 @@ MOST = 0.9  # share of the images that may be suspects
 ODD = 1.5  # of the share of samples that an image's score is made of
 
 
-@dataclass(frozen=True)
-class Trust:
-    """How far each of N training images is trusted, before the training.
-
-    ``suspicion`` ``(N,)`` from 0, the most ordinary, to 1; ``weights`` ``(N, V, L)``: how often a
-    sample is learned from; ``exposed`` ``(N, V, L)``: how often one is pushed away, if any is.
-    """
-
-    suspicion: Tensor
-    suspects: Tensor
-    weights: Tensor
-    exposed: Tensor | None
-    contamination: Contamination
-    assumed: float  # the contamination that the suspects were chosen by
-    strength: float  # of the exposure, from 0 to 1
-
-    def of(self, images: Tensor) -> Trust:
-        """The same of some of the images, ``(N,)`` bool."""
-        exposed = None if self.exposed is None else self.exposed[images]
-        if exposed is not None and not (exposed > 0).any():
-            exposed = None
-        return replace(
-            self,
-            suspicion=self.suspicion[images],
-            suspects=self.suspects[images],
-            weights=self.weights[images],
-            exposed=exposed,
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """For ``result.json``."""
-        return {
-            "contamination": asdict(self.contamination),
-            "assumed_rate": self.assumed,
-            "strength": self.strength,
-            "suspects": int(self.suspects.sum()),
-            "images": len(self.suspects),
-        }
+def trust_cost(method: MethodConfig) -> float:
+    """A step of F stacked flows takes as long as F steps."""
+    folds = method.trust.folds if method.trust.source != "in_sample" else 1
+    return float(trust_steps(method.trust) * folds)
 
 
+@part(
+    SELECTION,
+    "trust",
+    chosen=lambda method: method.trust.on,
+    ticks=lambda method: trust_steps(method.trust),
+    cost=trust_cost,
+)
 def find_trust(
     method: MethodConfig,
     head: Head,
@@ -97,7 +69,7 @@ def find_trust(
     if len(samples) < 2:
         raise UserError(f"method={method.name}: a ranking needs two images, there is one")
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
-    part = parts(groups) if cfg.by_part else torch.arange(len(groups))
+    of_part = parts(groups) if cfg.by_part else torch.arange(len(groups))
     base = base[:, None, None].expand(samples.shape[:3])
     try:
         scores = sample_scores(method, head, samples, groups, base, seed, generator, tick)
@@ -112,7 +84,7 @@ def find_trust(
     odd_share = min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
     odd = oddest(within_image(scores), odd_share)
     told = cfg.use == "expose" and cfg.known
-    suspects = injected if told else choose(cfg, ranked[0], suspicion, part, assumed)
+    suspects = injected if told else choose(cfg, ranked[0], suspicion, of_part, assumed)
     weights, exposed = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
     return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength)
 

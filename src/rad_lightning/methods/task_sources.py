@@ -19,8 +19,7 @@ from rad_lightning.meta.tasks import (
     Trusted,
     spoil,
 )
-from rad_lightning.methods.registry import Training
-from rad_lightning.methods.selection import Trust
+from rad_lightning.methods.registry import Training, Trust
 
 # What a source may need besides the training images: copies of them with synthetic defects, other
 # categories, the images nearest to the centre.

@@ -17,8 +17,7 @@ from rad_lightning.data.pseudo import made_path, write_made
 from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
-from rad_lightning.methods.registry import Training
-from rad_lightning.methods.selection import Trust, find_trust, trust_steps
+from rad_lightning.methods.registry import SELECTION, Part, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.trainer import build_head, embed, fit_whitening
@@ -106,9 +105,9 @@ def prepare(job: Job, progress: Progress) -> Prepared:
     images = TrainingImages(
         tuple(rows), samples, groups, injected, eligible, held_out, held_out, None
     )
-    if method.trust.on:
+    if selection := chosen_part(SELECTION, method):
         with progress.stage("trust"):
-            images = ranked(job, head, images, progress)
+            images = selected(selection, job, head, images, progress)
     spoiled, others = None, []
     with progress.stage("samples"):
         if CORRUPTED in needs(method):
@@ -130,12 +129,14 @@ def whiten(
     return head, embed(head, features, list(rows))
 
 
-def ranked(job: Job, head: Head, images: TrainingImages, progress: Progress) -> TrainingImages:
+def selected(
+    selection: Part, job: Job, head: Head, images: TrainingImages, progress: Progress
+) -> TrainingImages:
     """``images`` with the eligible ones ranked by suspicion. A step must not be chosen for fitting
     images that the method itself distrusts: the less suspicious of the held-out ones choose it."""
     method, of = job.cfg.method, images.eligible
-    with progress.bar("trust", trust_steps(method.trust)) as bar:
-        trust = find_trust(
+    with progress.bar("trust", selection.ticks(method)) as bar:
+        trust: Trust = selection.build(
             method, head, images.samples[of], images.groups[of], images.injected[of],
             job.cfg.seed, bar.advance,
         )  # fmt: skip

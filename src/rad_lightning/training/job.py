@@ -20,6 +20,7 @@ from rad_lightning.data.splits import Roles
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
 from rad_lightning.features.extract import FeatureSpec
+from rad_lightning.methods.registry import check_parts
 
 
 @dataclass
@@ -88,6 +89,7 @@ def open_job(cfg: TrainConfig, shared: Shared | None = None) -> Job:
         UserError: whatever is wrong with the data, the noise or the weights.
     """
     shared = shared or Shared()
+    check_parts(cfg.method)
     if cfg.method.meta.categories and categories(cfg.data) == [None]:
         raise UserError(
             f"method.meta.source=cross_category: data={cfg.data.name} has no categories; "

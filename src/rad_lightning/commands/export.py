@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import atomic, write_text
 from rad_lightning.common.progress import Progress
-from rad_lightning.common.runs import environment, write_text
+from rad_lightning.common.runs import environment
 from rad_lightning.config import ExportConfig, TrainConfig
 from rad_lightning.data.dataset import read_table
 from rad_lightning.data.find import find_images
@@ -67,10 +67,8 @@ def export(cfg: ExportConfig) -> Path:
     rounding = difference(engine(*given)[:1], as_trained[:1])
 
     file = Path(cfg.output) / FILES[cfg.format]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{os.getpid()}.{file.name}")
     progress.say(f"     writing  {file}, which takes up to a minute")
-    try:
+    with atomic(file) as aside:
         with quiet_exporter(), progress.stage("export"):
             try:
                 program = trace(network, card)
@@ -85,9 +83,6 @@ def export(cfg: ExportConfig) -> Path:
                 f"the exported network differs from the original by {parity:.2g}, more "
                 f"than the allowed {TOLERANCE:g}: nothing was written"
             )
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
     facts = {
         "schema_version": SCHEMA_VERSION,
         "file": file.name,

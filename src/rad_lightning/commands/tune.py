@@ -27,9 +27,10 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from rad_lightning.common.errors import BusyError, DivergedError, UserError
+from rad_lightning.common.files import write_text
 from rad_lightning.common.progress import Progress, duration
 from rad_lightning.common.randomness import stream_seed
-from rad_lightning.common.runs import RunDirectory, write_text
+from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import (
     TuneConfig,
     TuneRange,

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from rad_lightning.common.errors import BusyError
+from rad_lightning.common.files import write_text
 
 RESULT, FAILURE, PLAN = "result.json", "failure.json", "sweep.json"
 SCHEMA_VERSION = 2
@@ -97,18 +98,6 @@ class RunDirectory:
     def read_result(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
         return content
-
-
-def write_text(target: Path, text: str) -> Path:
-    """Write a file whole or not at all, whatever else writes it at the same time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target
 
 
 def environment() -> dict[str, Any]:

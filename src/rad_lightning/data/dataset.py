@@ -11,7 +11,6 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.config import DataConfig, NoiseConfig
 from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
 from rad_lightning.data.noise import Contamination, describe, inject
-from rad_lightning.data.pseudo import parse_made, write_made
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
 from rad_lightning.data.splits import (
     ManifestRow,
@@ -21,6 +20,7 @@ from rad_lightning.data.splits import (
     split_table,
 )
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
+from rad_lightning.data.synthetic_anomalies import parse_made, write_made
 
 FOLDER = "the folder of the dataset: data.root=DIR"
 NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share

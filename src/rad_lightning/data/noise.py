@@ -18,9 +18,9 @@ import numpy as np
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import NoiseConfig
-from rad_lightning.data.pseudo import KINDS, made_path, parse_made
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
 from rad_lightning.data.splits import Roles
+from rad_lightning.data.synthetic_anomalies import KINDS, made_path, parse_made
 
 TRAINING = "training images"
 

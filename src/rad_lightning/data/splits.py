@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import atomic
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 
 
@@ -232,16 +232,10 @@ def write_manifest(
     path: Path, table: SampleTable, roles: Sequence[str], hashes: Sequence[str]
 ) -> None:
     """Write the manifest, whole or not at all, with the same bytes on every machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(HEADER)
-            writer.writerows(astuple(row) for row in manifest_rows(table, roles, hashes))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        writer.writerows(astuple(row) for row in manifest_rows(table, roles, hashes))
 
 
 def read_manifest(path: Path, roles: Collection[str] = Roles.ALL) -> list[ManifestRow]:

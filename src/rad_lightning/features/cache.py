@@ -8,7 +8,6 @@ a killed run loses nothing and leaves nothing broken, and readers need no lock.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,8 +20,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import atomic, write_text
 from rad_lightning.common.progress import Progress
-from rad_lightning.common.runs import write_text
 from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import digest
 from rad_lightning.data.images import BadImage, load_image
@@ -115,7 +114,8 @@ def compute_features(
                     if store is None:
                         kept[key] = result
                     else:
-                        _write_atomically(_entry_path(store, key), result)
+                        with atomic(_entry_path(store, key)) as aside, aside.open("wb") as file:
+                            np.save(file, result, allow_pickle=False)
 
     entries = {
         i: kept[h] if store is None else _entry_path(store, h)
@@ -197,14 +197,3 @@ def _is_whole(path: Path) -> bool:
         return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4)
     except (OSError, ValueError, EOFError):
         return False
-
-
-def _write_atomically(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

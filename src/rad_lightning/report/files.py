@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rad_lightning.common.runs import write_text
+from rad_lightning.common.files import write_bytes, write_text
 from rad_lightning.report import plots, tables, uncertainty
 from rad_lightning.report.collect import Sweep, read_sweep
 from rad_lightning.report.grids import Analysis, analyse
@@ -28,7 +28,7 @@ def write(sweep: Sweep, analysis: Analysis, output: str | None = None) -> Path:
         write_text(folder / name, text)
     style = plots.styles(sweep.series)
     picture = plots.png([analysis.mean, *analysis.panels], style, analysis.metric_name)
-    plots.write_bytes(folder / "curve.png", picture)
+    write_bytes(folder / "curve.png", picture)
     return write_text(folder / "index.html", page(sweep, analysis))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from math import ceil, nan
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -247,14 +245,3 @@ def _drawing() -> Iterator[None]:
     with matplotlib.rc_context(look), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in any script
         yield
-
-
-def write_bytes(target: Path, content: bytes) -> Path:
-    """As ``runs.write_text``: whole or not at all."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target

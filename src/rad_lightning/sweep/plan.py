@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import write_text
 from rad_lightning.common.progress import Progress, duration
-from rad_lightning.common.runs import PLAN, RESULT, RunDirectory, write_text
+from rad_lightning.common.runs import PLAN, RESULT, RunDirectory
 from rad_lightning.common.threads import flow_threads, limited, torch_threads
 from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.flows.coupling import nll

@@ -13,8 +13,8 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.data.dataset import Dataset, open_dataset
-from rad_lightning.data.pseudo import made_path, write_made
 from rad_lightning.data.splits import Roles, file_hashes
+from rad_lightning.data.synthetic_anomalies import made_path, write_made
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
 from rad_lightning.methods.registry import SELECTION, Part, Training, Trust, chosen_part

@@ -21,9 +21,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import write_text
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
-from rad_lightning.common.runs import write_text
 from rad_lightning.common.threads import flow_threads, torch_threads
 from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
 from rad_lightning.features.cache import FeatureSet

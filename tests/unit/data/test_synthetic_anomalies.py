@@ -9,7 +9,7 @@ from PIL import Image
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import BadImage, load_image
-from rad_lightning.data.pseudo import (
+from rad_lightning.data.synthetic_anomalies import (
     KINDS,
     made_path,
     make,

@@ -9,9 +9,9 @@ from rich.table import Table
 from rad_lightning.common.progress import Progress
 from rad_lightning.config import ReportConfig
 from rad_lightning.report import tables
+from rad_lightning.report.analysis import Analysis
 from rad_lightning.report.collect import Sweep
 from rad_lightning.report.files import load, write
-from rad_lightning.report.grids import Analysis
 
 
 def report(cfg: ReportConfig) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rad_lightning.common.files import write_bytes, write_text
 from rad_lightning.report import plots, tables, uncertainty
+from rad_lightning.report.analysis import Analysis, analyse
 from rad_lightning.report.collect import Sweep, read_sweep
-from rad_lightning.report.grids import Analysis, analyse
 from rad_lightning.report.page import page
 
 

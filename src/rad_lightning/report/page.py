@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from rad_lightning.pages import render
 from rad_lightning.report import plots, tables, uncertainty
+from rad_lightning.report.analysis import Analysis
 from rad_lightning.report.collect import Failure, Sweep
-from rad_lightning.report.grids import Analysis
 from rad_lightning.report.noise import protocol
 from rad_lightning.report.results import Picture, Run
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from typing import Any
 
+from rad_lightning.report.analysis import Analysis
 from rad_lightning.report.collect import Series
-from rad_lightning.report.grids import Analysis, Cell, Comparison, Grid
+from rad_lightning.report.comparisons import Comparison
+from rad_lightning.report.grids import Cell, Grid
 from rad_lightning.report.statistics import Estimate
 
 NONE = "–"

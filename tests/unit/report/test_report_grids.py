@@ -3,8 +3,9 @@ import pytest
 from scipy import stats
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.report.analysis import Analysis, analyse
 from rad_lightning.report.collect import read_sweep
-from rad_lightning.report.grids import Analysis, Cell, Grid, analyse
+from rad_lightning.report.grids import Cell, Grid
 
 
 def analysed(fake, metric: str = "image_auroc") -> Analysis:

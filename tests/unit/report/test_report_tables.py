@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rad_lightning.report.analysis import analyse
 from rad_lightning.report.collect import read_sweep
 from rad_lightning.report.files import load, texts
-from rad_lightning.report.grids import Cell, analyse
+from rad_lightning.report.grids import Cell
 from rad_lightning.report.statistics import Estimate
 from rad_lightning.report.tables import cells_csv, latex, markdown, number, tex, text, to_csv
 

@@ -23,8 +23,8 @@ from rad_lightning.cli import main as command
 from rad_lightning.commands.export import compare, export, images_to_compare
 from rad_lightning.config import ExportConfig
 from rad_lightning.data.find import find_images
-from rad_lightning.inference.backends import Engine, OnnxEngine, TorchEngine, open_run
-from rad_lightning.inference.detector import batch, bring
+from rad_lightning.inference.backends import Backend, OnnxBackend, TorchBackend, open_run
+from rad_lightning.inference.detector import batch, read_placed
 
 BATCHES, ROUNDS, PER_ROUND = (1, 8), 7, 16
 
@@ -42,17 +42,18 @@ def main() -> None:
             checkpoint=str(run), output=folder, format="onnx", input=asked.images, progress=False
         )
         file = export(cfg)
-        card, network, trained = open_run(run)
+        metadata, network, trained = open_run(run)
         network.rounded = False
-        ours: Engine = TorchEngine(network, torch.device("cpu"))
-        theirs: Engine = OnnxEngine(file, "cpu", asked.threads)
+        ours: Backend = TorchBackend(network, torch.device("cpu"))
+        theirs: Backend = OnnxBackend(file, "cpu", asked.threads)
         if asked.images:
             files = find_images(asked.images)[0]
-            placed = [bring(f, card) for f in files[: max(PER_ROUND, *BATCHES)]]
+            placed = [read_placed(f, metadata) for f in files[: max(PER_ROUND, *BATCHES)]]
         else:
-            placed = images_to_compare(cfg, trained, card)
+            placed = images_to_compare(cfg, trained, metadata)
         images, boxes = batch(placed)
-        print(f"{card.run}: {card.backbone}, {card.head} head, {card.size[0]} x {card.size[1]}")
+        side = f"{metadata.size[0]} x {metadata.size[1]}"
+        print(f"{metadata.run}: {metadata.backbone}, {metadata.head} head, {side}")
         print(f"parity on {len(images)} images: within {compare(ours, theirs, images, boxes):.1e}")
         print(f"images/s with {asked.threads} thread(s):")
         for size in BATCHES:
@@ -65,17 +66,17 @@ def main() -> None:
 
 
 def rates(
-    one: Engine, other: Engine, images: np.ndarray, boxes: np.ndarray, size: int
+    one: Backend, other: Backend, images: np.ndarray, boxes: np.ndarray, size: int
 ) -> tuple[float, float]:
-    """Images/s of two engines in batches of ``size``, the medians of rounds that alternate."""
+    """Images/s of two backends in batches of ``size``, the medians of rounds that alternate."""
     rows = np.arange(max(PER_ROUND, size)) % len(images)
     parts = [(images[r], boxes[r]) for r in np.split(rows, len(rows) // size)]
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(ROUNDS + 1):
-        for engine, taken in zip((one, other), seconds, strict=True):
+        for backend, taken in zip((one, other), seconds, strict=True):
             started = time.perf_counter()
             for part in parts:
-                engine(*part)
+                backend(*part)
             if number:  # the first round warms up
                 taken.append(time.perf_counter() - started)
     first, second = (len(rows) / statistics.median(taken) for taken in seconds)

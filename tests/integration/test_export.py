@@ -19,7 +19,7 @@ from PIL import Image
 from rad_lightning import Detector
 from rad_lightning.cli import main
 from rad_lightning.commands import export
-from rad_lightning.inference.detector import batch, bring
+from rad_lightning.inference.detector import batch, read_placed
 from support import SMALL, Cli, one_error, result_of, rows_of
 
 pytestmark = pytest.mark.slow
@@ -89,13 +89,13 @@ def test_onnx_gives_the_scores_and_maps_of_torch_in_batches_of_any_size(
     runs: Callable[[str], Path], exported: Callable[[str], Path], photos: Path, kind: str
 ) -> None:
     original, other = Detector.load(runs(kind)), Detector.load(exported(kind))
-    assert other.card == original.card
-    network = original.engine.network  # type: ignore[attr-defined]
+    assert other.metadata == original.metadata
+    network = original.backend.network  # type: ignore[attr-defined]
     network.rounded = False
     files = sorted(photos.rglob("*.png"))
     for size in (1, 3, len(files)):
-        images, boxes = batch([bring(f, original.card) for f in files[:size]])
-        wanted, found = original.engine(images, boxes), other.engine(images, boxes)
+        images, boxes = batch([read_placed(f, original.metadata) for f in files[:size]])
+        wanted, found = original.backend(images, boxes), other.backend(images, boxes)
         assert len(found) == len(wanted) == (1 if kind == "pooled" else 2)
         for one, two in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
@@ -197,7 +197,9 @@ def test_a_torch_program_loads_without_this_package(
     facts = json.loads(Path("out/detector.pt2.json").read_text())
     assert facts["compared"]["largest_difference"] <= 1e-4
     detector = Detector.load(run)
-    images, boxes = batch([bring(f, detector.card) for f in sorted(photos.rglob("*.png"))[:5]])
+    images, boxes = batch(
+        [read_placed(f, detector.metadata) for f in sorted(photos.rglob("*.png"))[:5]]
+    )
     np.savez("in.npz", images=images, boxes=boxes)
     script = """
 import numpy as np, torch, sys
@@ -208,7 +210,7 @@ np.savez("out.npz", score=score.detach(), maps=maps.detach())
 assert "rad_lightning" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
-    network = detector.engine.network  # type: ignore[attr-defined]
+    network = detector.backend.network  # type: ignore[attr-defined]
     network.rounded = False
     wanted = network(torch.from_numpy(images), torch.from_numpy(boxes))
     found = np.load("out.npz")
@@ -222,7 +224,7 @@ def test_an_export_that_gives_other_numbers_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
     runs: Callable[[str], Path],
 ) -> None:
-    class Off(export.ProgramEngine):
+    class Off(export.ProgramBackend):
         def __call__(self, *given: Any) -> tuple[np.ndarray, ...]:
             score, *maps = super().__call__(*given)
             return (score + np.float32(1e-2), *maps)
@@ -281,8 +283,8 @@ def test_without_the_extra_one_line_names_it(
         from rad_lightning.data.splits import file_hashes
 
         Path("d.onnx").touch()
-        card = Detector.load(runs("patch")).card.as_dict()
-        facts = {"detector": card, "sha256": file_hashes([Path("d.onnx")])[0]}
+        metadata = Detector.load(runs("patch")).metadata.as_dict()
+        facts = {"detector": metadata, "sha256": file_hashes([Path("d.onnx")])[0]}
         Path("d.onnx.json").write_text(json.dumps(facts))
         assert cli("predict", "checkpoint=d.onnx", f"input={photos}") == 2
     line = one_error(capsys)

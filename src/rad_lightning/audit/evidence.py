@@ -18,7 +18,7 @@ from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.robust.memories import nearest
 
 MEMORY = 20_000  # trusted samples: the map of an image takes a tenth of a second on a CPU
-CHUNK = 64  # images held as float32 at once
+IMAGES_AT_ONCE = 64  # images held as float32 at once
 REFERENCES = 16  # trusted images that the colours are scaled by
 # The ends of the colours, see evaluation.overlays: distances spread less than an NLL.
 TAIL, CLEAR = 0.99, 2.0
@@ -86,7 +86,7 @@ class Memory:
 def twins(samples: Tensor, groups: Tensor, trusted: Tensor, rows: list[int]) -> list[int]:
     """For each of ``rows`` the trusted image of another part whose median sample is nearest:
     a defect of few positions does not change the median."""
-    parts = torch.split(samples.flatten(1, 2), CHUNK)
+    parts = torch.split(samples.flatten(1, 2), IMAGES_AT_ONCE)
     middles = torch.cat([part.float().nanmedian(1).values.nan_to_num() for part in parts])
     found = []
     for row in rows:

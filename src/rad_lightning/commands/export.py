@@ -25,15 +25,15 @@ from rad_lightning.data.find import find_images
 from rad_lightning.data.images import BadImage
 from rad_lightning.data.splits import Roles, file_hashes, read_manifest
 from rad_lightning.inference.backends import (
-    Engine,
-    OnnxEngine,
-    TorchEngine,
+    Backend,
+    OnnxBackend,
+    TorchBackend,
     facts_of,
     find_run,
     open_run,
 )
-from rad_lightning.inference.detector import Placed, batch, bring
-from rad_lightning.inference.metadata import Card
+from rad_lightning.inference.detector import Placed, batch, read_placed
+from rad_lightning.inference.metadata import DetectorMetadata
 from rad_lightning.inference.network import Network
 
 FILES = {"onnx": "detector.onnx", "torch": "detector.pt2"}
@@ -52,32 +52,32 @@ def export(cfg: ExportConfig) -> Path:
     """
     progress = Progress(quiet=not cfg.progress)
     require_packages(cfg.format)
-    card, network, trained = open_run(Path(cfg.checkpoint), cfg.backbone.weights)
+    metadata, network, trained = open_run(Path(cfg.checkpoint), cfg.backbone.weights)
     if trained.backbone.precision != "float32":
         raise UserError(
             f"checkpoint = {cfg.checkpoint}: trained with backbone.precision="
             f"{trained.backbone.precision}; use a run in float32"
         )
-    progress.say(f"    detector  {card.run} · {card.backbone}")
-    placed = images_to_compare(cfg, trained, card)
+    progress.say(f"    detector  {metadata.run} · {metadata.backbone}")
+    placed = images_to_compare(cfg, trained, metadata)
     given = batch(placed)
-    as_trained = TorchEngine(network, torch.device("cpu"))(*given)
+    as_trained = TorchBackend(network, torch.device("cpu"))(*given)
     network.rounded = False
-    engine = TorchEngine(network, torch.device("cpu"))
-    rounding = difference(engine(*given)[:1], as_trained[:1])
+    backend = TorchBackend(network, torch.device("cpu"))
+    rounding = difference(backend(*given)[:1], as_trained[:1])
 
     file = Path(cfg.output) / FILES[cfg.format]
     progress.say(f"     writing  {file}, which takes up to a minute")
     with atomic(file) as aside:
         with quiet_exporter(), progress.stage("export"):
             try:
-                program = trace(network, card)
+                program = trace(network, metadata)
                 write, run = WRITERS[cfg.format]
-                write(program, aside, card)
+                write(program, aside, metadata)
             except Exception as error:  # the exporters raise nearly anything
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise UserError(f"{card.backbone} cannot be exported: {reason[0]}") from error
-        parity = compare(engine, run(aside), *given)
+                raise UserError(f"{metadata.backbone} cannot be exported: {reason[0]}") from error
+        parity = compare(backend, run(aside), *given)
         if not parity <= TOLERANCE:
             raise UserError(
                 f"the exported network differs from the original by {parity:.2g}, more "
@@ -89,8 +89,8 @@ def export(cfg: ExportConfig) -> Path:
         "sha256": file_hashes([file])[0],
         "format": cfg.format,
         **({"opset": OPSET} if cfg.format == "onnx" else {}),
-        "detector": card.as_dict(),
-        **interface(network, card),
+        "detector": metadata.as_dict(),
+        **interface(network, metadata),
         "compared": {
             "images": len(placed),
             "batch_sizes": sorted({1, len(placed)}),
@@ -114,7 +114,9 @@ def require_packages(format: str) -> None:
         raise UserError(f"format=onnx needs {lacking[0]}: pip install 'rad-lightning[onnx]'")
 
 
-def images_to_compare(cfg: ExportConfig, trained: TrainConfig, card: Card) -> list[Placed]:
+def images_to_compare(
+    cfg: ExportConfig, trained: TrainConfig, metadata: DetectorMetadata
+) -> list[Placed]:
     """Some of the images that the user names, or of the run's test images: evenly drawn, so that
     normal and anomalous ones are among them."""
     if cfg.input is not None:
@@ -131,26 +133,28 @@ def images_to_compare(cfg: ExportConfig, trained: TrainConfig, card: Card) -> li
             raise UserError(f"{error}; name images to compare on with input=DIR") from error
     chosen = np.linspace(0, len(files) - 1, min(COMPARED, len(files))).round().astype(int)
     try:
-        return [bring(files[i], card) for i in chosen]
+        return [read_placed(files[i], metadata) for i in chosen]
     except BadImage as error:
         raise UserError(f"{error}; name other images to compare on with input=DIR") from error
 
 
-def trace(network: Network, card: Card) -> torch.export.ExportedProgram:
+def trace(network: Network, metadata: DetectorMetadata) -> torch.export.ExportedProgram:
     """The network as a program for any batch size; it takes boxes only where images are padded."""
     count = torch.export.Dim("batch", min=1, max=2**16)
-    boxes = torch.tensor([[0, 0, *card.size]]).repeat(2, 1)
-    inputs: tuple[Tensor, ...] = (torch.zeros(2, 3, *card.size), boxes)
-    if card.fit == "stretch":
+    boxes = torch.tensor([[0, 0, *metadata.size]]).repeat(2, 1)
+    inputs: tuple[Tensor, ...] = (torch.zeros(2, 3, *metadata.size), boxes)
+    if metadata.fit == "stretch":
         inputs = inputs[:1]
     shapes = dict(zip(("images", "boxes"), [{0: count}] * len(inputs), strict=False))
     with torch.no_grad():
         return torch.export.export(network, inputs, dynamic_shapes=shapes)
 
 
-def write_onnx(program: torch.export.ExportedProgram, file: Path, card: Card) -> None:
-    outputs = ["score", "map"] if card.map_range else ["score"]
-    names = ["images"] if card.fit == "stretch" else ["images", "boxes"]
+def write_onnx(
+    program: torch.export.ExportedProgram, file: Path, metadata: DetectorMetadata
+) -> None:
+    outputs = ["score", "map"] if metadata.map_range else ["score"]
+    names = ["images"] if metadata.fit == "stretch" else ["images", "boxes"]
     with torch.no_grad():
         written = torch.onnx.export(
             program, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
@@ -160,11 +164,11 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, card: Card) ->
     written.save(file, external_data=False)
 
 
-def write_torch(program: torch.export.ExportedProgram, file: Path, _: Card) -> None:
+def write_torch(program: torch.export.ExportedProgram, file: Path, _: DetectorMetadata) -> None:
     torch.export.save(program, file)
 
 
-class ProgramEngine:
+class ProgramBackend:
     """A saved torch program."""
 
     def __init__(self, file: Path) -> None:
@@ -178,15 +182,15 @@ class ProgramEngine:
             return tuple(part.numpy() for part in self.module(*inputs))
 
 
-Writer = Callable[[torch.export.ExportedProgram, Path, Card], None]
-WRITERS: dict[str, tuple[Writer, Callable[[Path], Engine]]] = {
-    "onnx": (write_onnx, lambda file: OnnxEngine(file, "cpu")),
-    "torch": (write_torch, ProgramEngine),
+Writer = Callable[[torch.export.ExportedProgram, Path, DetectorMetadata], None]
+WRITERS: dict[str, tuple[Writer, Callable[[Path], Backend]]] = {
+    "onnx": (write_onnx, lambda file: OnnxBackend(file, "cpu")),
+    "torch": (write_torch, ProgramBackend),
 }
 
 
-def compare(one: Engine, other: Engine, images: np.ndarray, boxes: np.ndarray) -> float:
-    """The largest difference between two engines on all images, at once and one by one."""
+def compare(one: Backend, other: Backend, images: np.ndarray, boxes: np.ndarray) -> float:
+    """The largest difference between two backends on all images, at once and one by one."""
     single = [(images[i : i + 1], boxes[i : i + 1]) for i in range(len(images))]
     return max(difference(other(*given), one(*given)) for given in [(images, boxes), *single])
 
@@ -202,10 +206,10 @@ def difference(found: tuple[np.ndarray, ...], wanted: tuple[np.ndarray, ...]) ->
     return largest if np.isfinite(largest) else float("inf")
 
 
-def interface(network: Network, card: Card) -> dict[str, Any]:
+def interface(network: Network, metadata: DetectorMetadata) -> dict[str, Any]:
     """What goes into the file and comes out, for those who run it without this package."""
-    height, width = card.size
-    pads = card.fit == "pad"
+    height, width = metadata.size
+    pads = metadata.fit == "pad"
     inputs = {"images": f"float32 (batch, 3, {height}, {width}), RGB, 0 to 255"}
     if pads:
         inputs["boxes"] = "int64 (batch, 4): top, left, height, width of the image on its canvas"
@@ -225,7 +229,7 @@ def interface(network: Network, card: Card) -> dict[str, Any]:
             "upright": "by the EXIF tag",
             "resize": f"bicubic with antialiasing, {placing}",
             "size": [height, width],
-            "fit": card.fit,
+            "fit": metadata.fit,
             "inside_the_file": {
                 "mean": network.backbone.mean.flatten().tolist(),
                 "std": network.backbone.std.flatten().tolist(),

@@ -16,8 +16,8 @@ from rad_lightning.data.find import find_images
 from rad_lightning.data.images import BadImage
 from rad_lightning.evaluation.overlays import side_by_side
 from rad_lightning.inference.detector import Detector, Prediction
-from rad_lightning.inference.metadata import Card
-from rad_lightning.inference.page import Sheet
+from rad_lightning.inference.metadata import DetectorMetadata
+from rad_lightning.inference.page import PredictionPage
 
 HEADER = ("path", "score", "threshold", "verdict", "robust_z")
 OVERLAYS, UNREADABLE = "overlays", "unreadable.csv"
@@ -40,46 +40,46 @@ def predict(cfg: PredictConfig) -> Path:
     # Not what an earlier prediction wrote, where the output lies in the input.
     files, base = find_images(cfg.input, skip=out.path / OVERLAYS)
     detector = Detector.load(cfg.checkpoint, device=cfg.device, weights=cfg.backbone.weights)
-    card = detector.card
-    progress.say(f"    detector  {card.run} · {card.backbone}")
-    if card.map_range is None and cfg.overlays != "none":
-        progress.say(f"        note  the {card.head} head has no anomaly maps: no overlays")
+    metadata = detector.metadata
+    progress.say(f"    detector  {metadata.run} · {metadata.backbone}")
+    if metadata.map_range is None and cfg.overlays != "none":
+        progress.say(f"        note  the {metadata.head} head has no anomaly maps: no overlays")
 
     rows: list[tuple[str, ...]] = []
     unreadable: list[BadImage] = []
-    sheet = Sheet(card, cfg.thumbnails)
+    page = PredictionPage(metadata, cfg.thumbnails)
     with torch_threads(cores()), progress.bar("images", len(files)) as bar:
         for file, found in zip(files, detector.stream(files, cfg.batch_size), strict=True):
             bar.advance()
             if isinstance(found, BadImage):
                 unreadable.append(found)
                 continue
-            score, limit, z = map(repr, (found.score, card.threshold, found.robust_z))
+            score, limit, z = map(repr, (found.score, metadata.threshold, found.robust_z))
             rows.append((found.name, score, limit, found.verdict, z))
             name = file.relative_to(base)
-            sheet.add(found, name, _write_overlay(found, name, card, cfg, out.path))
+            page.add(found, name, _write_overlay(found, name, metadata, cfg, out.path))
     if not rows:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
         raise UserError(f"{unreadable[0]}{more}; no image of input = {cfg.input} can be read")
 
     _write_unreadable(out, unreadable)
-    out.write_text("index.html", sheet.page(cfg.input, unreadable))
+    out.write_text("index.html", page.page(cfg.input, unreadable))
     out.write_csv("scores.csv", HEADER, rows)
-    _say_results(progress, out.path, rows, unreadable, card.threshold)
+    _say_results(progress, out.path, rows, unreadable, metadata.threshold)
     return out.path
 
 
 def _write_overlay(
-    found: Prediction, name: Path, card: Card, cfg: PredictConfig, folder: Path
+    found: Prediction, name: Path, metadata: DetectorMetadata, cfg: PredictConfig, folder: Path
 ) -> Path | None:
     """The image beside its map, under the image's own name; its path in ``folder`` if written."""
     asked = cfg.overlays == "all" or (cfg.overlays == "flagged" and found.flagged)
-    if found.map is None or card.map_range is None or not asked:
+    if found.map is None or metadata.map_range is None or not asked:
         return None
     # Behind the image's own suffix: a.png and a.jpg may lie in one folder.
     inside = Path(OVERLAYS, name.parent, f"{name.name}.jpg")
     (folder / inside).parent.mkdir(parents=True, exist_ok=True)
-    pixels = side_by_side(found.image, found.map, *card.map_range)
+    pixels = side_by_side(found.image, found.map, *metadata.map_range)
     Image.fromarray(pixels).save(folder / inside, quality=90)
     return inside
 

@@ -15,7 +15,7 @@ from rad_lightning.common.errors import UserError
 GIB = 1024**3
 # small archives of empty masks shrink a great deal: the ratio says nothing below this size
 RATIO_FLOOR = 64 * 1024**2
-CHUNK = 1024**2
+COPIED_BYTES = 1024**2
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -97,7 +97,7 @@ def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
             budget.spend(member.size)
             tar.extract(member, folder, filter="data")
         # the checksum of a gz or xz lies behind the last member, where tarfile does not look
-        while tar.fileobj is not None and (rest := tar.fileobj.read(CHUNK)):
+        while tar.fileobj is not None and (rest := tar.fileobj.read(COPIED_BYTES)):
             budget.spend(len(rest))
 
 

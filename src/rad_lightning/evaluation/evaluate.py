@@ -25,7 +25,7 @@ from rad_lightning.flows.heads import HeadSpec
 from rad_lightning.flows.scoring import SMOOTHING, anomaly_map
 from rad_lightning.flows.whitening import Whitening
 
-CHUNK = 64  # images scored at once
+IMAGES_AT_ONCE = 64  # images scored at once
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
 
-class Detector(Protocol):
+class Scorer(Protocol):
     """What gives scores: a ``Head``, or a reference of the same form."""
 
     @property
@@ -71,7 +71,7 @@ class Detector(Protocol):
     def to(self, device: torch.device) -> object: ...
 
 
-def score(head: Detector, samples: Tensor) -> tuple[Tensor, Tensor]:
+def score(head: Scorer, samples: Tensor) -> tuple[Tensor, Tensor]:
     """``(n, V, L, D)`` samples -> image scores ``(n,)`` and position scores ``(n, V, H, W)``."""
     if not len(samples):
         return torch.empty(0), torch.empty(0, samples.shape[1], *head.spec.grid)
@@ -79,7 +79,7 @@ def score(head: Detector, samples: Tensor) -> tuple[Tensor, Tensor]:
     positions = torch.cat(
         [
             head.position_scores(part.to(device).float()).cpu()
-            for part in torch.split(samples, CHUNK)
+            for part in torch.split(samples, IMAGES_AT_ONCE)
         ]
     )
     return head.image_scores(positions), positions

@@ -18,7 +18,7 @@ from rad_lightning.flows.scoring import image_scores, position_encoding
 from rad_lightning.flows.whitening import Whitening
 
 # Samples that go through the flow at once while scoring: what a CPU core's cache holds, or a GPU.
-CHUNK = {"cpu": 1024, "cuda": 65536}
+SAMPLES_AT_ONCE = {"cpu": 1024, "cuda": 65536}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Head(nn.Module):
         flat = flat.to(self.whitening.mean.dtype)
         scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
         if len(valid):
-            parts = valid.split(CHUNK.get(flat.device.type, 8192))
+            parts = valid.split(SAMPLES_AT_ONCE.get(flat.device.type, 8192))
             found = each(lambda rows: self.measure(flat[rows], rows % length), parts)
             scores[valid] = torch.cat(found)
         return scores.view(count, views, *self.spec.grid)

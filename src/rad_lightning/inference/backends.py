@@ -15,8 +15,7 @@ from rad_lightning.config import TrainConfig, from_plain
 from rad_lightning.data.splits import file_hashes
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.flows.heads import Head, HeadSpec
-from rad_lightning.inference import metadata
-from rad_lightning.inference.metadata import Card
+from rad_lightning.inference.metadata import DetectorMetadata, metadata_from_dict, metadata_of_run
 from rad_lightning.inference.network import Network
 from rad_lightning.methods.registry import objective_of
 from rad_lightning.training.job import chosen_weights, feature_spec
@@ -24,14 +23,14 @@ from rad_lightning.training.job import chosen_weights, feature_spec
 DEVICES = ("auto", "cpu", "cuda")
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)`` -> scores ``(B,)`` and, where there
     are any, maps ``(B, H, W)``."""
 
     def __call__(self, images: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]: ...
 
 
-class TorchEngine:
+class TorchBackend:
     """A network in torch on a device."""
 
     def __init__(self, network: Network, device: torch.device) -> None:
@@ -43,7 +42,7 @@ class TorchEngine:
             return tuple(part.cpu().numpy() for part in self.network(*batch))
 
 
-class OnnxEngine:
+class OnnxBackend:
     """An exported network in onnxruntime.
 
     Raises:
@@ -84,7 +83,7 @@ class OnnxEngine:
         return tuple(found)
 
 
-def pick_device(name: str) -> torch.device:
+def named_device(name: str) -> torch.device:
     """``auto`` takes the GPU where there is one.
 
     Raises:
@@ -128,7 +127,9 @@ def find_run(checkpoint: Path) -> RunDirectory:
     )
 
 
-def open_run(checkpoint: Path, weights: str | None = None) -> tuple[Card, Network, TrainConfig]:
+def open_run(
+    checkpoint: Path, weights: str | None = None
+) -> tuple[DetectorMetadata, Network, TrainConfig]:
     """The detector of a finished run, on the CPU.
 
     Args:
@@ -141,7 +142,7 @@ def open_run(checkpoint: Path, weights: str | None = None) -> tuple[Card, Networ
     result = run.read_result()
     try:
         cfg = from_plain(result.get("config"))
-        card = metadata.of_run(result, cfg)
+        metadata = metadata_of_run(result, cfg)
     except UserError as error:
         raise UserError(f"checkpoint = {checkpoint}: {error}") from error
     if not objective_of(cfg.method).flow:
@@ -155,11 +156,11 @@ def open_run(checkpoint: Path, weights: str | None = None) -> tuple[Card, Networ
     found, recorded = backbone.fingerprint(), result["backbone_fingerprint"]
     if found != recorded:
         raise UserError(
-            f"backbone.weights = {name}: not the weights that {card.run} was trained on "
+            f"backbone.weights = {name}: not the weights that {metadata.run} was trained on "
             f"(fingerprint {found[:12]}, recorded {recorded[:12]}); give those with "
             "backbone.weights=FILE"
         )
-    return card, Network(backbone, head, feature_spec(cfg)), cfg
+    return metadata, Network(backbone, head, feature_spec(cfg)), cfg
 
 
 def load_head(file: Path) -> Head:
@@ -188,7 +189,7 @@ def load_head(file: Path) -> Head:
     return head
 
 
-def open_export(file: Path, device: str = "auto") -> tuple[Card, OnnxEngine]:
+def open_export(file: Path, device: str = "auto") -> tuple[DetectorMetadata, OnnxBackend]:
     """An exported detector, from its ``.onnx`` file and the ``.onnx.json`` beside it.
 
     Raises:
@@ -200,7 +201,7 @@ def open_export(file: Path, device: str = "auto") -> tuple[Card, OnnxEngine]:
             raise UserError(f"{path}: no such file; export writes {file.name} and {beside.name}")
     try:
         content = json.loads(beside.read_text(encoding="utf-8"))
-        card = metadata.from_dict(content["detector"])
+        metadata = metadata_from_dict(content["detector"])
         recorded = str(content["sha256"])
     except UserError as error:
         raise UserError(f"{beside}: {error}") from error
@@ -208,7 +209,7 @@ def open_export(file: Path, device: str = "auto") -> tuple[Card, OnnxEngine]:
         raise UserError(f"{beside}: not what an export writes ({error!r})") from error
     if file_hashes([file]) != [recorded]:
         raise UserError(f"{beside}: describes another file than {file.name}; export both again")
-    return card, OnnxEngine(file, device)
+    return metadata, OnnxBackend(file, device)
 
 
 def facts_of(file: Path) -> Path:

@@ -21,8 +21,14 @@ from PIL import Image
 
 from rad_lightning.data.images import BadImage, as_image, load_image, resize_image
 from rad_lightning.features.extract import Box, place
-from rad_lightning.inference.backends import Engine, TorchEngine, open_export, open_run, pick_device
-from rad_lightning.inference.metadata import Card
+from rad_lightning.inference.backends import (
+    Backend,
+    TorchBackend,
+    named_device,
+    open_export,
+    open_run,
+)
+from rad_lightning.inference.metadata import DetectorMetadata
 
 BATCH_SIZE = 8
 PREVIEW = 512  # pixels on the longer side
@@ -70,8 +76,8 @@ class Placed:
     preview: np.ndarray
 
 
-def bring(source: Source, card: Card, number: int = 0) -> Placed:
-    """Read an image and bring it to the network's size; ``number`` names one without a file.
+def read_placed(source: Source, metadata: DetectorMetadata, number: int = 0) -> Placed:
+    """Read an image and read_placed it to the network's size; ``number`` names one without a file.
 
     Raises:
         BadImage: it cannot be read.
@@ -81,12 +87,12 @@ def bring(source: Source, card: Card, number: int = 0) -> Placed:
     else:
         name = str(getattr(source, "filename", "") or f"image {number}")
         image = as_image(source, name)
-    canvas, box = place(image, card.size, card.fit)
+    canvas, box = place(image, metadata.size, metadata.fit)
     return Placed(name, canvas, box, shrunk(image, PREVIEW))
 
 
 def batch(placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
-    """Images ``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)``: what an engine takes."""
+    """Images ``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)``: what an backend takes."""
     images = np.stack([p.canvas for p in placed]).transpose(0, 3, 1, 2)
     return images.astype(np.float32), np.array([p.box for p in placed], dtype=np.int64)
 
@@ -95,12 +101,12 @@ class Detector:
     """A trained detector.
 
     Args:
-        card: how images are brought to the network, and what its scores mean.
-        engine: runs the network.
+        metadata: how images are brought to the network, and what its scores mean.
+        backend: runs the network.
     """
 
-    def __init__(self, card: Card, engine: Engine) -> None:
-        self.card, self.engine = card, engine
+    def __init__(self, metadata: DetectorMetadata, backend: Backend) -> None:
+        self.metadata, self.backend = metadata, backend
 
     @classmethod
     def load(
@@ -120,9 +126,9 @@ class Detector:
         path = Path(path)
         if path.suffix == ".onnx":
             return cls(*open_export(path, device))
-        chosen = pick_device(device)
-        card, network, _ = open_run(path, weights)
-        return cls(card, TorchEngine(network, chosen))
+        chosen = named_device(device)
+        metadata, network, _ = open_run(path, weights)
+        return cls(metadata, TorchBackend(network, chosen))
 
     def predict(
         self, images: Source | Iterable[Source], batch_size: int = BATCH_SIZE
@@ -156,33 +162,33 @@ class Detector:
         with ThreadPoolExecutor(LOADER_THREADS) as pool:
 
             def ahead() -> list[Future[Placed | BadImage]]:
-                return [pool.submit(self._bring, *item) for item in islice(numbered, batch_size)]
+                return [pool.submit(self._read, *item) for item in islice(numbered, batch_size)]
 
             waiting = ahead()
             while waiting:
                 placed = [future.result() for future in waiting]
                 waiting = ahead()  # decoded while the network is at work
-                found = iter(self._judge([p for p in placed if isinstance(p, Placed)]))
+                found = iter(self._predict_batch([p for p in placed if isinstance(p, Placed)]))
                 for item in placed:
                     yield item if isinstance(item, BadImage) else next(found)
 
-    def _bring(self, number: int, source: Source) -> Placed | BadImage:
+    def _read(self, number: int, source: Source) -> Placed | BadImage:
         try:
-            return bring(source, self.card, number)
+            return read_placed(source, self.metadata, number)
         except BadImage as error:
             return error
 
-    def _judge(self, placed: list[Placed]) -> list[Prediction]:
+    def _predict_batch(self, placed: list[Placed]) -> list[Prediction]:
         if not placed:
             return []
-        scores, *maps = self.engine(*batch(placed))
+        scores, *maps = self.backend(*batch(placed))
         found = []
         for i, item in enumerate(placed):
             top, left, height, width = item.box
             heat = maps[0][i, top : top + height, left : left + width].copy() if maps else None
             score = float(scores[i])
-            flagged = score > self.card.threshold
-            z = self.card.robust_z(score)
+            flagged = score > self.metadata.threshold
+            z = self.metadata.robust_z(score)
             found.append(Prediction(item.name, score, flagged, z, heat, item.preview))
         return found
 

@@ -12,7 +12,7 @@ from rad_lightning.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Card:
+class DetectorMetadata:
     """The facts of a trained detector that are no weights; plain values, for a JSON file.
 
     ``median`` and ``spread`` are of the scores of normal images: a robust z is a score's distance
@@ -44,8 +44,8 @@ class Card:
         return self.robust_z(self.threshold)
 
 
-def of_run(result: Mapping[str, Any], cfg: TrainConfig) -> Card:
-    """The card of a finished run from its ``result.json``.
+def metadata_of_run(result: Mapping[str, Any], cfg: TrainConfig) -> DetectorMetadata:
+    """The metadata of a finished run from its ``result.json``.
 
     Raises:
         UserError: a result of a version that did not record all of it.
@@ -56,7 +56,7 @@ def of_run(result: Mapping[str, Any], cfg: TrainConfig) -> Card:
             f"{result['run']}: written by an older version, without what prediction needs; "
             "run the same training command to write it again"
         )
-    return from_dict(
+    return metadata_from_dict(
         {key: result[key] for key in ("run", "dataset", "category", "backbone", "head")}
         | {"size": cfg.data.size, "fit": cfg.data.fit, "threshold": limits["value"]}
         | {"median": limits["median"], "spread": limits["spread"]}
@@ -64,8 +64,8 @@ def of_run(result: Mapping[str, Any], cfg: TrainConfig) -> Card:
     )
 
 
-def from_dict(content: Mapping[str, Any]) -> Card:
-    """The card that ``as_dict`` wrote; further keys are left out.
+def metadata_from_dict(content: Mapping[str, Any]) -> DetectorMetadata:
+    """The metadata that ``as_dict`` wrote; further keys are left out.
 
     Raises:
         UserError: a value is missing or none of its kind.
@@ -80,12 +80,17 @@ def from_dict(content: Mapping[str, Any]) -> Card:
         if content["map_range"] is not None:
             low, high = content["map_range"]
             values["map_range"] = (float(low), float(high))
-        card = Card(**values)
+        metadata = DetectorMetadata(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"not the metadata of a detector ({type(error).__name__}: {error})"
         ) from None
-    finite = all(map(math.isfinite, (card.threshold, card.median, card.spread)))
-    if card.fit not in ("stretch", "pad") or not finite or card.spread <= 0 or min(card.size) < 1:
-        raise UserError(f"not the metadata of a detector ({card})")
-    return card
+    finite = all(map(math.isfinite, (metadata.threshold, metadata.median, metadata.spread)))
+    if (
+        metadata.fit not in ("stretch", "pad")
+        or not finite
+        or metadata.spread <= 0
+        or min(metadata.size) < 1
+    ):
+        raise UserError(f"not the metadata of a detector ({metadata})")
+    return metadata

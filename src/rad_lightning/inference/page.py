@@ -13,7 +13,7 @@ import numpy as np
 from rad_lightning.data.images import BadImage
 from rad_lightning.evaluation.overlays import jpeg_uri, side_by_side, thumbnail
 from rad_lightning.inference.detector import Prediction
-from rad_lightning.inference.metadata import Card
+from rad_lightning.inference.metadata import DetectorMetadata
 from rad_lightning.pages import render
 
 BINS = 48
@@ -38,11 +38,11 @@ class Shown:
         return jpeg_uri(self.picture)
 
 
-class Sheet:
+class PredictionPage:
     """Collects predictions; of any number, ``limit`` thumbnails of the highest scores are kept."""
 
-    def __init__(self, card: Card, limit: int) -> None:
-        self.card, self.limit = card, limit
+    def __init__(self, metadata: DetectorMetadata, limit: int) -> None:
+        self.metadata, self.limit = metadata, limit
         self.scores: list[float] = []
         self.shown: list[Shown] = []  # a heap, the lowest score first
 
@@ -54,8 +54,8 @@ class Sheet:
         if not self.limit or (full and found.score <= self.shown[0].score):
             return
         pixels = found.image
-        if found.map is not None and self.card.map_range is not None:
-            pixels = side_by_side(pixels, found.map, *self.card.map_range)
+        if found.map is not None and self.metadata.map_range is not None:
+            pixels = side_by_side(pixels, found.map, *self.metadata.map_range)
         link = quote(overlay.as_posix()) if overlay else ""
         item = Shown(
             found.score, -len(self.scores), name.as_posix(), found.verdict, found.robust_z,
@@ -68,19 +68,19 @@ class Sheet:
 
     def page(self, source: str, unreadable: Sequence[BadImage]) -> str:
         """The page as text; ``source`` is the input as the user gave it."""
-        flagged = sum(score > self.card.threshold for score in self.scores)
+        flagged = sum(score > self.metadata.threshold for score in self.scores)
         return render(
-            "contact.html.j2",
-            card=self.card,
+            "predictions.html.j2",
+            metadata=self.metadata,
             source=source,
             count=len(self.scores),
             flagged=flagged,
             shown=sorted(self.shown, reverse=True),
-            shown_flagged=sum(item.score > self.card.threshold for item in self.shown),
-            bars=bars(self.scores, self.card),
+            shown_flagged=sum(item.score > self.metadata.threshold for item in self.shown),
+            bars=bars(self.scores, self.metadata),
             unreadable=unreadable[:LISTED],
             unread=len(unreadable),
-            untrained="untrained" in self.card.backbone.lower(),
+            untrained="untrained" in self.metadata.backbone.lower(),
         )
 
 
@@ -96,10 +96,10 @@ class Bars:
     cut: int  # images beyond the right end, which the last bar holds
 
 
-def bars(scores: Sequence[float], card: Card) -> Bars:
+def bars(scores: Sequence[float], metadata: DetectorMetadata) -> Bars:
     """The histogram of ``scores`` as robust z; the threshold is an edge between two bars."""
-    z = np.array([card.robust_z(score) for score in scores])
-    low, margin = min(0.0, float(z.min())), card.margin
+    z = np.array([metadata.robust_z(score) for score in scores])
+    low, margin = min(0.0, float(z.min())), metadata.margin
     last = margin + BEYOND * max(margin - low, 1e-6)
     high = max(min(float(z.max()), last), margin + (margin - low) / 4)
     share = (margin - low) / (high - low)

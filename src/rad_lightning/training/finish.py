@@ -14,7 +14,7 @@ from rad_lightning.common.runs import SCHEMA_VERSION, RunDirectory, environment,
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.evaluation import curves
-from rad_lightning.evaluation.evaluate import Detector, Evaluation, Scored, evaluate, score
+from rad_lightning.evaluation.evaluate import Evaluation, Scored, Scorer, evaluate, score
 from rad_lightning.evaluation.metrics import auroc
 from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
@@ -30,7 +30,7 @@ NOTHING_HELD_OUT = (
 
 
 def finish(
-    prepared: Prepared, detector: Detector, held_out_nll: float | None, progress: Progress
+    prepared: Prepared, detector: Scorer, held_out_nll: float | None, progress: Progress
 ) -> dict[str, Any]:
     """Score, evaluate and draw; writes all files of the run but ``result.json``, whose content is
     returned without the seconds of the whole."""
@@ -58,7 +58,7 @@ def finish(
     return result | curves.summary(log) | {"worst": worst}
 
 
-def score_images(prepared: Prepared, detector: Detector) -> Scored:
+def score_images(prepared: Prepared, detector: Scorer) -> Scored:
     """Scores of the test images and of the training images that are asked for."""
     cfg, data, images = prepared.job.cfg, prepared.data, prepared.images
     detector.to(pick_device(cfg.trainer.accelerator))

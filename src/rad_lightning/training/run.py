@@ -11,7 +11,7 @@ from rad_lightning.common.runs import RunDirectory
 from rad_lightning.common.threads import limited
 from rad_lightning.config import to_yaml
 from rad_lightning.data.splits import write_manifest
-from rad_lightning.evaluation.evaluate import Detector
+from rad_lightning.evaluation.evaluate import Scorer
 from rad_lightning.evaluation.summary import print_summary
 from rad_lightning.methods.registry import objective_of
 from rad_lightning.tracking.content import log_result
@@ -28,7 +28,7 @@ class Fitted:
     alone finishes it; ``held_out_nll``: the trimmed NLL of the validation images under the deployed
     parameters (nats per dimension; ``None`` without such images, or without a flow)."""
 
-    detector: Detector
+    detector: Scorer
     first_node: bool = True
     held_out_nll: float | None = None
 

@@ -34,7 +34,7 @@ from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training.callbacks import KeepBest, SaveLast, StepBar, Threads
 
 WHITENING_SAMPLES = 32_768
-CHUNK = 16  # images held as float32 at once
+IMAGES_AT_ONCE = 16  # images held as float32 at once
 
 
 def build_head(cfg: HeadConfig, feature_shape: tuple[int, ...], seed: int) -> Head:
@@ -90,8 +90,10 @@ def position_means(features: FeatureSet, rows: list[int]) -> Tensor:
     where no image reaches (padding)."""
     _, channels, *grid = features.shape()
     total, count = torch.zeros(math.prod(grid), channels), torch.zeros(math.prod(grid), 1)
-    for i in range(0, len(rows), CHUNK):
-        maps = features.read(rows[i : i + CHUNK]).flatten(3).transpose(2, 3)  # (n, V, L, C)
+    for i in range(0, len(rows), IMAGES_AT_ONCE):
+        maps = (
+            features.read(rows[i : i + IMAGES_AT_ONCE]).flatten(3).transpose(2, 3)
+        )  # (n, V, L, C)
         total += maps.nansum((0, 1))
         count += (~maps[..., :1].isnan()).sum((0, 1))
     return torch.where(count > 0, total / count.clamp(min=1), total.sum(0) / count.sum())
@@ -104,8 +106,8 @@ def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
         views, _, *grid = features.shape()
         return torch.empty(0, views, math.prod(grid), head.spec.channels, dtype=torch.half)
     parts = [
-        head.embed(features.read(rows[i : i + CHUNK]).to(device)).half().cpu()
-        for i in range(0, len(rows), CHUNK)
+        head.embed(features.read(rows[i : i + IMAGES_AT_ONCE]).to(device)).half().cpu()
+        for i in range(0, len(rows), IMAGES_AT_ONCE)
     ]
     return torch.cat(parts)
 

@@ -91,7 +91,7 @@ def test_an_image_without_any_position_scores_nan_everywhere() -> None:
 def test_scores_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     head, samples = fitted(replace(PATCH, position_dims=4)), noise(3, 2, 12, 4, seed=3)
     whole = head.position_scores(samples)
-    monkeypatch.setattr(heads, "CHUNK", {"cpu": 7})
+    monkeypatch.setattr(heads, "SAMPLES_AT_ONCE", {"cpu": 7})
     torch.testing.assert_close(head.position_scores(samples), whole)
 
 

@@ -1,4 +1,4 @@
-"""The Python API on images in every form, with an engine whose scores are known."""
+"""The Python API on images in every form, with an backend whose scores are known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from PIL import Image
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import BadImage, as_image, load_image
-from rad_lightning.inference.backends import pick_device
+from rad_lightning.inference.backends import named_device
 from rad_lightning.inference.detector import PREVIEW, Detector, Source
-from rad_lightning.inference.metadata import Card, from_dict
+from rad_lightning.inference.metadata import DetectorMetadata, metadata_from_dict
 
-CARD = Card(
+METADATA = DetectorMetadata(
     run="run", dataset="folder", category="k", backbone="none", head="patch", size=(16, 24),
     fit="stretch", threshold=100.0, median=80.0, spread=10.0, map_range=(0.0, 255.0),
 )  # fmt: skip
@@ -40,7 +40,7 @@ class Brightness:
 
 
 def detector(**changes: Any) -> Detector:
-    return Detector(replace(CARD, **changes), Brightness())
+    return Detector(replace(METADATA, **changes), Brightness())
 
 
 GREY = np.full((20, 30), 128, np.uint8)
@@ -184,7 +184,7 @@ def test_a_stream_names_the_unreadable_and_goes_on(tmp_path: Path) -> None:
 def test_a_batch_of_unreadable_files_alone_does_not_reach_the_network(tmp_path: Path) -> None:
     judge = detector()
     list(judge.stream([tmp_path / "none.png"] * 3 + [GREY], batch_size=3))
-    assert judge.engine.sizes == [1]  # type: ignore[attr-defined]
+    assert judge.backend.sizes == [1]  # type: ignore[attr-defined]
 
 
 def test_a_stream_holds_two_batches_at_most() -> None:
@@ -226,13 +226,13 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
 @pytest.mark.parametrize("name", ["tpu", ""])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="choose one of auto, cpu, cuda"):
-        pick_device(name)
+        named_device(name)
 
 
-def test_a_card_survives_its_json() -> None:
-    assert from_dict(CARD.as_dict()) == CARD
-    pooled = replace(CARD, map_range=None)
-    assert from_dict(pooled.as_dict()) == pooled
+def test_metadata_survive_their_json() -> None:
+    assert metadata_from_dict(METADATA.as_dict()) == METADATA
+    pooled = replace(METADATA, map_range=None)
+    assert metadata_from_dict(pooled.as_dict()) == pooled
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,6 @@ def test_a_card_survives_its_json() -> None:
     ],
     ids=str,
 )
-def test_a_card_with_wrong_facts_is_refused(change: dict[str, Any]) -> None:
+def test_metadata_with_wrong_facts_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="not the metadata of a detector"):
-        from_dict(CARD.as_dict() | change)
+        metadata_from_dict(METADATA.as_dict() | change)

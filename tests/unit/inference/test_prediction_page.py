@@ -11,10 +11,10 @@ import pytest
 
 from rad_lightning.data.images import BadImage
 from rad_lightning.inference.detector import Prediction
-from rad_lightning.inference.metadata import Card
-from rad_lightning.inference.page import BEYOND, Sheet, bars
+from rad_lightning.inference.metadata import DetectorMetadata
+from rad_lightning.inference.page import BEYOND, PredictionPage, bars
 
-CARD = Card(
+METADATA = DetectorMetadata(
     run="run", dataset="folder", category="k", backbone="resnet18 (UNTRAINED demo weights)",
     head="patch", size=(16, 24), fit="stretch", threshold=5.0, median=2.0, spread=1.0,
     map_range=(0.0, 9.0),
@@ -24,11 +24,13 @@ CARD = Card(
 def found(score: float, name: str = "a.png", maps: bool = True) -> Prediction:
     heat = np.full((16, 24), score, np.float32) if maps else None
     image = np.full((20, 30, 3), 90, np.uint8)
-    return Prediction(name, score, score > CARD.threshold, CARD.robust_z(score), heat, image)
+    return Prediction(
+        name, score, score > METADATA.threshold, METADATA.robust_z(score), heat, image
+    )
 
 
 def page(scores: list[float], limit: int = 100) -> str:
-    sheet = Sheet(CARD, limit)
+    sheet = PredictionPage(METADATA, limit)
     for i, score in enumerate(scores):
         sheet.add(found(score), Path(f"{i}.png"), None)
     return sheet.page("photos", [])
@@ -61,7 +63,7 @@ def test_no_thumbnail_asked_for_still_gives_a_page() -> None:
 
 
 def test_a_sheet_keeps_no_more_than_it_shows() -> None:
-    sheet = Sheet(CARD, 3)
+    sheet = PredictionPage(METADATA, 3)
     for i in range(40):
         sheet.add(found(float(i)), Path(f"{i}.png"), None)
     assert len(sheet.shown) == 3
@@ -69,7 +71,7 @@ def test_a_sheet_keeps_no_more_than_it_shows() -> None:
 
 
 def test_the_page_loads_nothing_and_escapes_names() -> None:
-    sheet = Sheet(CARD, 9)
+    sheet = PredictionPage(METADATA, 9)
     name = Path('<img src=x onerror="alert(1)">&.png')
     sheet.add(found(9.0), name, Path("overlays") / f"{name}.jpg")
     text = sheet.page("<b>in</b>", [BadImage(Path("<i>"), "too <small>")])
@@ -107,7 +109,7 @@ def test_an_untrained_backbone_is_called_so() -> None:
     ids=["mixed", "one normal", "one anomaly", "far out", "at the threshold", "many"],
 )
 def test_the_histogram_holds_every_image_on_its_side_of_the_threshold(scores: list[float]) -> None:
-    chart = bars(scores, CARD)
+    chart = bars(scores, METADATA)
     above = [b for b in chart.bars if b[3]]
     below = [b for b in chart.bars if not b[3]]
     assert bool(above) == any(s > 5 for s in scores)
@@ -116,16 +118,16 @@ def test_the_histogram_holds_every_image_on_its_side_of_the_threshold(scores: li
     assert all(left + width <= chart.threshold + 1e-9 for left, width, *_ in below)
     assert max(height for _, _, height, _ in chart.bars) == 100
     assert all(b[0] >= 0 and b[0] + b[1] <= 100 + 1e-9 for b in chart.bars)
-    assert chart.low < CARD.margin < chart.high
+    assert chart.low < METADATA.margin < chart.high
 
 
 def test_the_histogram_cuts_what_lies_far_beyond_and_says_how_many() -> None:
-    chart = bars([2.0, 3.0, 6.0, 900.0, 901.0], CARD)
+    chart = bars([2.0, 3.0, 6.0, 900.0, 901.0], METADATA)
     assert chart.cut == 2
-    assert chart.high == CARD.margin + BEYOND * (CARD.margin - chart.low)
+    assert chart.high == METADATA.margin + BEYOND * (METADATA.margin - chart.low)
 
 
 def test_a_head_without_maps_shows_the_image_alone() -> None:
-    sheet = Sheet(CARD, 9)
+    sheet = PredictionPage(METADATA, 9)
     sheet.add(found(9.0, maps=False), Path("a.png"), None)
     assert "a.png" in sheet.page("photos", [])

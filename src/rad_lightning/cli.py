@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         goes_on = split_command(arguments)[0] in RESUMED
-        how = "to continue where it stopped" if goes_on else "to start again: no table was written"
+        how = "to continue where it stopped" if goes_on else "to start over: no table was written"
         print(f"interrupted: run the same command again {how}", file=sys.stderr)
         sys.exit(130)
 

@@ -88,7 +88,7 @@ def read_config(file: Path) -> TrainConfig:
         raise UserError(f"{file}: not the settings of a run of this version ({reason})") from None
 
 
-def judged(data: Dataset, noise: NoiseConfig) -> list[int]:
+def audited_rows(data: Dataset, noise: NoiseConfig) -> list[int]:
     """The rows of the images to rank: all that would be trained on.
 
     Where nothing says what is tested on (no split of the dataset's own, no manifest, no drawn

@@ -14,7 +14,7 @@ from torch import Tensor
 from rad_lightning.audit.evidence import Evidence, find_evidence
 from rad_lightning.audit.page import Line, make_cards, page
 from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, first_of_parts, rank
-from rad_lightning.audit.source import cleaned_roles, judged, key_of, of_run, only
+from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, of_run, only
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory, environment
@@ -60,7 +60,7 @@ def audit(cfg: AuditConfig) -> RunDirectory:
         progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
     with progress.stage("data"):
         whole = open_job(cfg)
-        job = Job(cfg, only(whole.data, judged(whole.data, cfg.noise)), whole.backbone)
+        job = Job(cfg, only(whole.data, audited_rows(whole.data, cfg.noise)), whole.backbone)
     with job.run.alone(), limited(cfg.trainer.threads):
         found = ranking_of(job, progress)
         with progress.stage("pictures"):

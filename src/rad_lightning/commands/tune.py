@@ -238,7 +238,7 @@ def open_study(journal: Path, lock: FileLock) -> optuna.Study:
 
 
 def drop_torn_line(journal: Path) -> None:
-    """A record that a killed process left half written would spoil the one behind it."""
+    """A record that a killed process left half written would corrupt the one behind it."""
     if not journal.is_file():
         return
     content = journal.read_bytes()

@@ -20,7 +20,7 @@ from rad_lightning.data.splits import (
     split_table,
 )
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
-from rad_lightning.data.synthetic_anomalies import parse_made, write_made
+from rad_lightning.data.synthetic_anomalies import parse_synthetic, write_synthetic
 
 FOLDER = "the folder of the dataset: data.root=DIR"
 NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share
@@ -160,11 +160,11 @@ def open_dataset(
     table, roles, contamination = inject(
         table, roles, noise, seed if noise.seed is None else noise.seed
     )
-    table, by_path = make_images(table, by_path, cache_dir)
+    table, by_path = write_synthetic_images(table, by_path, cache_dir)
     return Dataset(table, roles, tuple(by_path[s.path] for s in table.samples), contamination)
 
 
-def make_images(
+def write_synthetic_images(
     table: SampleTable, hashes: dict[str, str], cache_dir: Path
 ) -> tuple[SampleTable, dict[str, str]]:
     """Write the images with synthetic defects that the table names, where missing; hash them."""
@@ -172,14 +172,14 @@ def make_images(
     for sample in table.samples:
         if sample.path in hashes:
             continue
-        parsed = parse_made(sample.path)
+        parsed = parse_synthetic(sample.path)
         if parsed is None or parsed[2] not in hashes:
             raise UserError(f"{table.root}: no image {sample.path}")
         # Below the hash of its source, so that equal names in two datasets do not meet.
         folder = cache_dir / "made" / hashes[parsed[2]][:16]
-        made[sample.path] = write_made(folder, sample.path, table.root / parsed[2])
+        made[sample.path] = write_synthetic(folder, sample.path, table.root / parsed[2])
     found = dict(zip(made, file_hashes(made.values()), strict=True))
-    return replace(table, made=made), hashes | found
+    return replace(table, synthetic=made), hashes | found
 
 
 def from_manifest(
@@ -197,7 +197,7 @@ def from_manifest(
     known = {s.path: s for s in table.samples}
     samples = tuple(_as_recorded(row, known) for _, row in sorted(rows.items()))
     table = replace(table, samples=samples)
-    table, hashes = make_images(table, hashes, cache_dir)
+    table, hashes = write_synthetic_images(table, hashes, cache_dir)
     for row in rows.values():
         if hashes[row.path] != row.sha256:
             raise UserError(

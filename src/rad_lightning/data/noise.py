@@ -20,7 +20,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.config import NoiseConfig
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
 from rad_lightning.data.splits import Roles
-from rad_lightning.data.synthetic_anomalies import KINDS, made_path, parse_made
+from rad_lightning.data.synthetic_anomalies import KINDS, parse_synthetic, synthetic_path
 
 TRAINING = "training images"
 
@@ -132,7 +132,7 @@ def describe(
     found = asked.counted(table, roles)
     if cfg.mode != "manifest":
         return found
-    made = {parse_made(s.path) is not None for s in injected_samples(table, roles)}
+    made = {parse_synthetic(s.path) is not None for s in injected_samples(table, roles)}
     source = "mixed" if len(made) > 1 else "synthetic" if True in made else "real"
     return replace(found, source=source, requested=found.achieved)
 
@@ -182,7 +182,7 @@ def _made_from(normals: Sequence[Sample], cfg: NoiseConfig, seed: int) -> list[S
         kind = kinds[number % len(kinds)]
         # By the image's name, so that it is the same one whatever else is drawn.
         own = crc32(f"{seed}/{sample.path}".encode())
-        path = made_path(kind, own, sample.path)
+        path = synthetic_path(kind, own, sample.path)
         made.append(replace(sample, path=path, label=ANOMALOUS, defect_type=kind, mask_path=None))
     return made
 

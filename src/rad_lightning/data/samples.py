@@ -34,7 +34,7 @@ class SampleTable:
     """All images of one category of one dataset, sorted by path.
 
     ``notes`` are things a user should know about the data (copies of a part, missing masks).
-    ``made`` says where the images lie that we made ourselves (synthetic noise): by their path.
+    ``synthetic``: where the images with synthetic anomalies lie, by their path.
     """
 
     name: str
@@ -42,13 +42,13 @@ class SampleTable:
     root: Path
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = field(default=())
-    made: Mapping[str, Path] = field(default_factory=dict)
+    synthetic: Mapping[str, Path] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def absolute(self, sample: Sample) -> Path:
-        return self.made.get(sample.path, self.root / sample.path)
+        return self.synthetic.get(sample.path, self.root / sample.path)
 
     def absolute_mask(self, sample: Sample) -> Path | None:
         return None if sample.mask_path is None else self.root / sample.mask_path

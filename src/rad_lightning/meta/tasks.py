@@ -26,8 +26,8 @@ class Samples(NamedTuple):
 
 class Episodes(NamedTuple):
     """The tasks of one step: samples ``(T, S, ...)`` and ``(T, Q, ...)``, per task ``(T,)`` the
-    rate at which its support was spoiled on purpose, and ``(T, Q)`` which samples of the query are
-    to be pushed away instead of learned."""
+    rate at which its support was corrupted on purpose, and ``(T, Q)`` which samples of the query
+    are to be pushed away instead of learned."""
 
     support: Samples
     query: Samples
@@ -73,7 +73,7 @@ class Bank:
         return Samples(values, at % length, slots, at // length % views)
 
 
-Task = tuple[Samples, Samples, Tensor]  # support, query, the rate at which the support is spoiled
+Task = tuple[Samples, Samples, Tensor]  # support, query, the rate at which the support is corrupted
 
 
 class TaskSource(Protocol):
@@ -108,22 +108,22 @@ class Bootstrap(TaskSource):
 
 @dataclass(frozen=True)
 class PseudoNoise(TaskSource):
-    """Supports spoiled at a rate that differs from task to task; queries from trusted images.
+    """Supports corrupted at a rate that differs from task to task; queries from trusted images.
 
     Args:
-        spoiled: the images of ``bank``, row by row, each with a synthetic defect.
+        corrupted: the images of ``bank``, row by row, each with a synthetic defect.
         trusted: ``(N,)`` bool.
         max_rate: a task's rate is uniform between 0 and this.
     """
 
     bank: Bank
-    spoiled: Bank
+    corrupted: Bank
     trusted: Tensor
     images: int
     max_rate: float
 
     def __post_init__(self) -> None:
-        if len(self.spoiled) != len(self.bank) or not self.trusted.any():
+        if len(self.corrupted) != len(self.bank) or not self.trusted.any():
             raise ValueError("every image needs a copy with a defect, and one must be trusted")
 
     def draw_task(self, support: int, query: int, generator: Generator) -> Task:
@@ -134,7 +134,7 @@ class PseudoNoise(TaskSource):
         chosen = some(first, self.images, generator)
         bad = torch.rand(len(chosen), generator=generator) < rate
         clean = self.bank.draw(chosen, support, generator)
-        made = self.spoiled.draw(chosen, support, generator)
+        made = self.corrupted.draw(chosen, support, generator)
         mixed = (
             torch.where(bad[clean.images].view(-1, *[1] * (c.ndim - 1)), m, c)
             for c, m in zip(clean, made, strict=True)
@@ -250,7 +250,9 @@ def weighted(images: Tensor, weights: Tensor, count: int, generator: Generator) 
     return images[drawn]
 
 
-def spoil(samples: Tensor, generator: Generator, share: float = 0.1, scale: float = 2.0) -> Tensor:
+def corrupt(
+    samples: Tensor, generator: Generator, share: float = 0.1, scale: float = 2.0
+) -> Tensor:
     """Latent outliers: noise of ``scale`` standard deviations of a whitened feature on a ``share``
     of every image's positions, ``(N, V, L, D) -> (N, V, L, D)``; on all where L = 1."""
     count, _, length, _ = samples.shape

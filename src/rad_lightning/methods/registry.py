@@ -70,7 +70,7 @@ class Training:
     physical parts ``(n,)``.
 
     ``held_out`` ``(m, V, L, D)`` are images that are not trained on. ``trust`` is about the
-    ``samples``, and ``injected`` their true contamination, for oracles. ``spoiled`` are the
+    ``samples``, and ``injected`` their true contamination, for oracles. ``corrupted`` are the
     training images with synthetic defects; ``others`` are samples and parts of further categories.
     Only some task sources need them.
     """
@@ -80,7 +80,7 @@ class Training:
     held_out: Tensor | None = None
     trust: Trust | None = None
     injected: float = 0.0
-    spoiled: Tensor | None = None
+    corrupted: Tensor | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
 
 

@@ -11,7 +11,7 @@ from rad_lightning.meta.tasks import Bank
 from rad_lightning.methods.batches import ImageBatch, ImageBatches
 from rad_lightning.methods.module import FlowModule, unseen_samples
 from rad_lightning.methods.registry import OBJECTIVE, Training, part
-from rad_lightning.robust.latent import image_losses, image_weights, robust_loss
+from rad_lightning.robust.robust_loss import image_losses, image_weights, robust_loss
 
 
 class RobustLossFlow(FlowModule):

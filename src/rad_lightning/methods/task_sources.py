@@ -17,7 +17,7 @@ from rad_lightning.meta.tasks import (
     PseudoNoise,
     TaskSource,
     Trusted,
-    spoil,
+    corrupt,
 )
 from rad_lightning.methods.registry import Training, Trust
 
@@ -77,11 +77,11 @@ def bootstrap(given: Given) -> TaskSource:
 )
 def pseudo_noise(given: Given) -> TaskSource:
     """Supports with synthetic anomalies, queries from the central images."""
-    meta, bank, spoiled = given.method.meta, given.bank, given.training.spoiled
-    if spoiled is None:
+    meta, bank, corrupted = given.method.meta, given.bank, given.training.corrupted
+    if corrupted is None:
         generator = Generator().manual_seed(stream_seed("spoiled", given.seed))
-        spoiled = spoil(bank.samples, generator)
-    copies = Bank(spoiled, bank.groups)
+        corrupted = corrupt(bank.samples, generator)
+    copies = Bank(corrupted, bank.groups)
     return PseudoNoise(bank, copies, given.central, meta.images, meta.max_rate)
 
 

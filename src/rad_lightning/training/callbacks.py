@@ -48,7 +48,7 @@ class KeepBest(Callback):
         self.every = max(1, steps // LOOKS)
         self.best, self.best_step, self.params = math.inf, 0, dict[str, Tensor]()
 
-    def judge(self, module: FlowModule) -> float:
+    def validation_nll(self, module: FlowModule) -> float:
         """The trimmed NLL of the held-out samples, nats per dimension."""
         at = next(module.head.flow.parameters())
         samples, positions = self.samples.to(at), self.positions.to(at.device)
@@ -58,7 +58,7 @@ class KeepBest(Callback):
         step = trainer.global_step
         if step != 1 and step % self.every and step != trainer.max_steps:
             return
-        loss = self.judge(module)
+        loss = self.validation_nll(module)
         if self.keep and not math.isfinite(loss):
             raise DivergedError(
                 f"training diverged at step {step}: the held-out NLL is {loss}; "

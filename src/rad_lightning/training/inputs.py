@@ -14,7 +14,7 @@ from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.data.dataset import Dataset, open_dataset
 from rad_lightning.data.splits import Roles, file_hashes
-from rad_lightning.data.synthetic_anomalies import made_path, write_made
+from rad_lightning.data.synthetic_anomalies import synthetic_path, write_synthetic
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
 from rad_lightning.methods.registry import SELECTION, Part, Training, Trust, chosen_part
@@ -56,7 +56,7 @@ class Prepared:
     """All that a training begins with: nothing random or slow is left to find out.
 
     ``data`` is without the images that cannot be read. ``head`` has its whitening fitted and its
-    flow untrained. ``spoiled`` and ``others`` are what some task sources ask for, see ``Training``.
+    flow untrained. ``corrupted`` and ``others``: for some task sources, see ``Training``.
     """
 
     job: Job
@@ -64,7 +64,7 @@ class Prepared:
     features: FeatureSet  # by the rows of the table
     head: Head
     images: TrainingImages
-    spoiled: Tensor | None = None
+    corrupted: Tensor | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def training(self) -> Training:
@@ -77,7 +77,7 @@ class Prepared:
             images.samples[images.validation],
             images.trust.of(fitted[images.eligible]) if images.trust else None,
             share,
-            self.spoiled,
+            self.corrupted,
             self.others,
         )
 
@@ -108,14 +108,14 @@ def prepare(job: Job, progress: Progress) -> Prepared:
     if selection := chosen_part(SELECTION, method):
         with progress.stage("trust"):
             images = selected(selection, job, head, images, progress)
-    spoiled, others = None, []
+    corrupted, others = None, []
     with progress.stage("samples"):
         if CORRUPTED in needs(method):
             chosen = [row for row, f in zip(rows, images.fitted.tolist(), strict=True) if f]
-            spoiled = embed_images(job, head, *spoiled_images(job, data, chosen), progress)
+            corrupted = embed_images(job, head, *corrupted_images(job, data, chosen), progress)
         if CATEGORIES in needs(method):
             others = [other_category(job, c, progress) for c in method.meta.categories or []]
-    return Prepared(job, data, features, head, images, spoiled, tuple(others))
+    return Prepared(job, data, features, head, images, corrupted, tuple(others))
 
 
 def whiten(
@@ -154,15 +154,15 @@ def group_numbers(names: Sequence[str]) -> Tensor:
     return torch.tensor([known[name] for name in names])
 
 
-def spoiled_images(job: Job, data: Dataset, rows: Sequence[int]) -> tuple[list[Path], list[str]]:
+def corrupted_images(job: Job, data: Dataset, rows: Sequence[int]) -> tuple[list[Path], list[str]]:
     """The images at ``rows`` with a made defect each, and their hashes. What is made on an image
     follows from its content alone, so that all cells of a sweep share the features."""
     kind, paths = job.cfg.method.meta.pseudo, []
     for row in rows:
         sample, sha256 = data.table.samples[row], data.hashes[row]
-        path = made_path(kind, int(sha256[:15], 16), sample.path)
+        path = synthetic_path(kind, int(sha256[:15], 16), sample.path)
         folder = Path(job.cfg.cache.dir) / "made" / sha256[:16]
-        paths.append(write_made(folder, path, data.table.absolute(sample)))
+        paths.append(write_synthetic(folder, path, data.table.absolute(sample)))
     return paths, file_hashes(paths)
 
 

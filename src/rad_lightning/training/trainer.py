@@ -173,7 +173,7 @@ def fit_flow(
         write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
         if wandb and spawned:
             log_curves(wandb, log)
-    return Ended(trainer.is_global_zero, judge.judge(module) if judge else None)
+    return Ended(trainer.is_global_zero, judge.validation_nll(module) if judge else None)
 
 
 def joined_log(earlier: str, later: str) -> str:

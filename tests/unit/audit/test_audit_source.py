@@ -1,4 +1,4 @@
-"""Which images are judged, and what becomes of them in a cleaned manifest."""
+"""Which images are audited_rows, and what becomes of them in a cleaned manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rad_lightning.audit.source import cleaned_roles, judged, key_of, only
+from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, only
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import NoiseConfig
 from rad_lightning.data.dataset import Dataset
@@ -36,7 +36,9 @@ def dataset(split: str = "") -> Dataset:
 
 
 def judged_paths(data: Dataset, mode: str) -> str:
-    return "".join(data.table.samples[row].path for row in judged(data, NoiseConfig(mode=mode)))
+    return "".join(
+        data.table.samples[row].path for row in audited_rows(data, NoiseConfig(mode=mode))
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.data.images import BadImage, load_image
 from rad_lightning.data.synthetic_anomalies import (
     KINDS,
-    made_path,
-    make,
-    parse_made,
-    write_made,
+    draw_anomaly,
+    parse_synthetic,
+    synthetic_path,
+    write_synthetic,
 )
 
 SIZES = [(16, 16), (17, 16), (37, 211), (211, 37), (64, 64), (128, 96)]
@@ -47,7 +47,7 @@ def test_a_defect_is_visible_and_only_under_its_mask(kind: str, size: tuple[int,
     for image in (formula(*size), rough(*size)):
         before = image.copy()
         for seed in range(40):
-            check(image, *make(image, kind, seed))
+            check(image, *draw_anomaly(image, kind, seed))
         assert (image == before).all()
 
 
@@ -61,7 +61,7 @@ def test_a_constant_image_gets_a_visible_defect_too(
     kind: str, size: tuple[int, int], colour: tuple[int, int, int], seed: int
 ) -> None:
     image = np.full((*size, 3), colour, dtype=np.uint8)
-    check(image, *make(image, kind, seed))
+    check(image, *draw_anomaly(image, kind, seed))
 
 
 @every_kind
@@ -76,14 +76,14 @@ def test_noise_of_any_range_gets_a_visible_defect(
 ) -> None:
     values = np.random.default_rng(seed).integers(low, low + span, (*size, 3))
     image = np.minimum(values, 255).astype(np.uint8)
-    check(image, *make(image, kind, seed))
+    check(image, *draw_anomaly(image, kind, seed))
 
 
 @every_kind
 def test_a_rough_surface_is_not_just_stirred(kind: str) -> None:
     image = rough(128, 128)
     for seed in range(60):
-        made, mask = make(image, kind, seed)
+        made, mask = draw_anomaly(image, kind, seed)
         change = (made.astype(int) - image)[mask]
         # pixels exchanged at random change by 57 levels, and on average by less than 5
         assert max(abs(part.mean()) for part in np.array_split(change, 4)) > 8
@@ -92,14 +92,14 @@ def test_a_rough_surface_is_not_just_stirred(kind: str) -> None:
 @every_kind
 @pytest.mark.parametrize("seed", range(12))
 def test_grey_images_stay_grey(kind: str, seed: int) -> None:
-    made, _ = make(rough(50, 60), kind, seed)
+    made, _ = draw_anomaly(rough(50, 60), kind, seed)
     assert (made == made[..., :1]).all()
 
 
 def test_perlin_masks_have_a_share_of_1_to_15_percent_in_one_region() -> None:
     shares, extents = [], []
     for seed in range(100):
-        _, mask = make(formula(128, 160), "perlin", seed)
+        _, mask = draw_anomaly(formula(128, 160), "perlin", seed)
         rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
         shares.append(mask.mean())
         extents.append((np.ptp(rows) + 1) * (np.ptp(columns) + 1) / mask.size)
@@ -111,7 +111,7 @@ def test_perlin_masks_have_a_share_of_1_to_15_percent_in_one_region() -> None:
 def test_cutpaste_draws_rectangles_of_the_published_size_and_thin_scars() -> None:
     scars = []
     for seed in range(200):
-        _, mask = make(formula(200, 200), "cutpaste", seed)
+        _, mask = draw_anomaly(formula(200, 200), "cutpaste", seed)
         n, m = (int(mask.any(axis=axis).sum()) for axis in (1, 0))
         if n * m == mask.sum() and mask.mean() > 0.019:
             assert mask.mean() <= 0.152 and 0.29 <= n / m <= 3.4
@@ -126,7 +126,7 @@ def test_cutpaste_draws_rectangles_of_the_published_size_and_thin_scars() -> Non
 @every_kind
 def test_the_seed_decides_and_every_seed_is_another_defect(kind: str) -> None:
     image = formula(40, 50)
-    first, second = ([make(image, kind, seed) for seed in range(50)] for _ in range(2))
+    first, second = ([draw_anomaly(image, kind, seed) for seed in range(50)] for _ in range(2))
     for (made, mask), (again, mask_again) in zip(first, second, strict=True):
         assert (made == again).all() and (mask == mask_again).all()
     assert len({made.tobytes() for made, _ in first}) == 50
@@ -143,10 +143,10 @@ def test_the_pictures_of_version_1(kind: str, expected: str) -> None:
     """Files of made images are kept and shared: a change of these bytes is a change of the data."""
     image, digest = formula(90, 121), sha256()
     for seed in range(24):  # enough for each texture, pattern and shape
-        for array in make(image, kind, seed):
+        for array in draw_anomaly(image, kind, seed):
             digest.update(array.tobytes())
     for seed in range(4):  # the last resort
-        digest.update(make(np.full((30, 41, 3), 10, np.uint8), kind, seed)[0].tobytes())
+        digest.update(draw_anomaly(np.full((30, 41, 3), 10, np.uint8), kind, seed)[0].tobytes())
     assert digest.hexdigest() == expected
 
 
@@ -162,12 +162,12 @@ def test_the_pictures_of_version_1(kind: str, expected: str) -> None:
 )
 def test_other_arrays_are_refused(kind: str, image: np.ndarray) -> None:
     with pytest.raises(UserError, match="at least 16 x 16"):
-        make(image, kind, 0)
+        draw_anomaly(image, kind, 0)
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="cutpaste, perlin"):
-        make(formula(20, 20), "rust", 0)
+        draw_anomaly(formula(20, 20), "rust", 0)
 
 
 ODD_NAMES = [
@@ -186,19 +186,19 @@ ODD_NAMES = [
 @pytest.mark.parametrize("name", ODD_NAMES)
 @pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
 def test_made_paths_come_back(kind: str, name: str, seed: int) -> None:
-    path = made_path(kind, seed, name)
+    path = synthetic_path(kind, seed, name)
     assert path == f"made/{kind}-{seed}/{name}.bmp"
-    assert parse_made(path) == (kind, seed, name)
+    assert parse_synthetic(path) == (kind, seed, name)
 
 
 @given(st.text(min_size=1), st.integers(0, 2**63 - 1))
 def test_any_name_comes_back_or_is_refused(name: str, seed: int) -> None:
     try:
-        path = made_path("perlin", seed, name)
+        path = synthetic_path("perlin", seed, name)
     except UserError:
         assert name[0] in "/\\" or ":" in name or ".." in name
     else:
-        assert parse_made(path) == ("perlin", seed, name)
+        assert parse_synthetic(path) == ("perlin", seed, name)
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_any_name_comes_back_or_is_refused(name: str, seed: int) -> None:
     ],
 )
 def test_other_paths_are_not_made_ones(path: str, tmp_path: Path) -> None:
-    assert parse_made(path) is None
+    assert parse_synthetic(path) is None
     with pytest.raises(UserError, match="not the path of a made image"):
-        write_made(tmp_path, path, tmp_path / "a.png")
+        write_synthetic(tmp_path, path, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_other_paths_are_not_made_ones(path: str, tmp_path: Path) -> None:
 )
 def test_no_path_for_what_cannot_be_made(kind: str, seed: int, name: str) -> None:
     with pytest.raises(UserError, match=f"{kind}-{seed}: use cutpaste or perlin"):
-        made_path(kind, seed, name)
+        synthetic_path(kind, seed, name)
 
 
 def saved(folder: Path, image: np.ndarray) -> Path:
@@ -245,38 +245,38 @@ def saved(folder: Path, image: np.ndarray) -> Path:
 @pytest.mark.parametrize("width", [16, 17, 18, 19])
 def test_a_file_holds_the_made_image(kind: str, width: int, tmp_path: Path) -> None:
     image = formula(21, width)
-    path = made_path(kind, 5, "train/ä b/source.png")
-    file = write_made(tmp_path / "new", path, saved(tmp_path, image))
+    path = synthetic_path(kind, 5, "train/ä b/source.png")
+    file = write_synthetic(tmp_path / "new", path, saved(tmp_path, image))
     assert file == tmp_path / "new" / path
-    assert (load_image(file) == make(image, kind, 5)[0]).all()
+    assert (load_image(file) == draw_anomaly(image, kind, 5)[0]).all()
     assert [p for p in (tmp_path / "new").rglob("*") if p.is_file()] == [file]
 
 
 @every_kind
 def test_the_same_bytes_each_time(kind: str, tmp_path: Path) -> None:
-    source, path = saved(tmp_path, formula(30, 31)), made_path(kind, 1, "source.png")
-    first, second = (write_made(tmp_path / name, path, source) for name in ("a", "b"))
+    source, path = saved(tmp_path, formula(30, 31)), synthetic_path(kind, 1, "source.png")
+    first, second = (write_synthetic(tmp_path / name, path, source) for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_whole_file_is_kept_and_a_cut_one_made_again(tmp_path: Path) -> None:
-    source, path = saved(tmp_path, formula(30, 31)), made_path("perlin", 1, "source.png")
-    file = write_made(tmp_path, path, source)
+    source, path = saved(tmp_path, formula(30, 31)), synthetic_path("perlin", 1, "source.png")
+    file = write_synthetic(tmp_path, path, source)
     whole, written = file.read_bytes(), file.stat().st_mtime_ns
-    assert write_made(tmp_path, path, tmp_path / "gone.png") == file
+    assert write_synthetic(tmp_path, path, tmp_path / "gone.png") == file
     assert file.stat().st_mtime_ns == written
     for damaged in (b"", whole[:30], whole[:-1], whole + b"x", b"X" + whole[1:]):
         file.write_bytes(damaged)
-        write_made(tmp_path, path, source)
+        write_synthetic(tmp_path, path, source)
         assert file.read_bytes() == whole
 
 
 def test_a_source_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path: Path) -> None:
-    path = made_path("cutpaste", 1, "source.png")
+    path = synthetic_path("cutpaste", 1, "source.png")
     with pytest.raises(UserError, match=r"source\.png: too small"):
-        write_made(tmp_path / "new", path, saved(tmp_path, formula(15, 40)))
+        write_synthetic(tmp_path / "new", path, saved(tmp_path, formula(15, 40)))
     with pytest.raises(BadImage, match=r"gone\.png"):
-        write_made(tmp_path / "new", path, tmp_path / "gone.png")
+        write_synthetic(tmp_path / "new", path, tmp_path / "gone.png")
     assert not (tmp_path / "new").exists()
 
 
@@ -291,5 +291,5 @@ def test_a_failed_write_leaves_nothing(
     source = saved(tmp_path, formula(20, 20))
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
-        write_made(tmp_path / "new", made_path(kind, 1, "source.png"), source)
+        write_synthetic(tmp_path / "new", synthetic_path(kind, 1, "source.png"), source)
     assert not [p for p in (tmp_path / "new").rglob("*") if p.is_file()]

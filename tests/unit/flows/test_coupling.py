@@ -162,7 +162,7 @@ def test_building_a_flow_leaves_the_global_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         lambda p: {k + "x": v for k, v in p.items()},
         lambda p: dict(list(p.items())[1:]),
@@ -171,11 +171,11 @@ def test_building_a_flow_leaves_the_global_random_state_alone() -> None:
     ids=["misspelt", "missing", "added"],
 )
 def test_parameters_that_do_not_fit_are_refused(
-    spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    corrupt: Callable[[dict[str, Tensor]], dict[str, Tensor]],
 ) -> None:
     flow = shaken(4)
     with pytest.raises(KeyError, match="do not fit"):
-        nll(flow, spoil(params_of(flow)), noise(2, 4))
+        nll(flow, corrupt(params_of(flow)), noise(2, 4))
 
 
 @pytest.mark.parametrize("condition", [0, 2])

@@ -15,9 +15,9 @@ from rad_lightning.meta.tasks import (
     Task,
     TaskSource,
     Trusted,
+    corrupt,
     halves,
     some,
-    spoil,
     weighted,
 )
 
@@ -28,11 +28,11 @@ GROUPS = torch.tensor([7, 7, 7, 3, 3, 9, 1, 1, 4, 5, 5, 5])
 TRUSTED = torch.tensor([i % 3 == 0 for i in range(IMAGES)])
 
 
-def labelled(images: int = IMAGES, spoiled: bool = False, category: int = 0) -> Tensor:
+def labelled(images: int = IMAGES, corrupted: bool = False, category: int = 0) -> Tensor:
     """Samples ``(N, V, L, 5)`` that say where they are; some positions show no image."""
     shape = (images, VIEWS, LENGTH)
     parts = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    flags = (torch.full(shape, int(spoiled)), torch.full(shape, category))
+    flags = (torch.full(shape, int(corrupted)), torch.full(shape, category))
     samples = torch.stack([*parts, *flags], -1).half()
     samples[1, :, 2:4] = torch.nan
     samples[3, 1] = torch.nan
@@ -46,7 +46,7 @@ def bank(**more: int | bool) -> Bank:
 
 
 def pseudo(trusted: Tensor = TRUSTED, max_rate: float = 0.5) -> PseudoNoise:
-    return PseudoNoise(bank(), bank(spoiled=True), trusted, 6, max_rate)
+    return PseudoNoise(bank(), bank(corrupted=True), trusted, 6, max_rate)
 
 
 def cross() -> CrossCategory:
@@ -60,7 +60,7 @@ def trusting(doubt: Tensor | None = None) -> Trusted:
     """A quarter of its queries are odd samples, told by their channel ``SPOILED``."""
     believed = DOUBTED.float()
     doubt = believed if doubt is None else doubt
-    return Trusted(bank(), believed, bank(spoiled=True), doubt, 4, 0.25)
+    return Trusted(bank(), believed, bank(corrupted=True), doubt, 4, 0.25)
 
 
 SOURCES: dict[str, TaskSource] = {
@@ -214,11 +214,11 @@ def test_spoiling_rates_differ_within_a_step_and_stay_below_the_largest() -> Non
 def test_supports_are_spoiled_image_by_image_at_their_rate_and_queries_never() -> None:
     shares, rates = [], []
     for support, query, rate in tasks(pseudo(max_rate=1.0), 400, support=24):
-        spoiled = channel(support, SPOILED)
+        corrupted = channel(support, SPOILED)
         for image in support.images.unique():
-            assert len(spoiled[support.images == image].unique()) == 1
+            assert len(corrupted[support.images == image].unique()) == 1
         assert not channel(query, SPOILED).any()
-        shares.append(spoiled.float().mean())
+        shares.append(corrupted.float().mean())
         rates.append(rate)
     share, asked = torch.stack(shares), torch.stack(rates)
     assert float((share - asked).mean()) == pytest.approx(0, abs=0.04)
@@ -252,7 +252,7 @@ def test_pseudo_noise_without_trusted_images_or_spoiled_copies_is_refused() -> N
     with pytest.raises(ValueError, match="one must be trusted"):
         pseudo(torch.zeros(IMAGES, dtype=torch.bool))
     with pytest.raises(ValueError, match="a copy with a defect"):
-        replace(pseudo(), spoiled=Bank(labelled(8), GROUPS[:8]))
+        replace(pseudo(), corrupted=Bank(labelled(8), GROUPS[:8]))
 
 
 def test_each_task_is_of_one_category_and_every_category_is_drawn() -> None:
@@ -291,7 +291,7 @@ def test_spoiling_changes_the_asked_share_of_every_images_positions(
     length: int, share: float, changed: int
 ) -> None:
     samples = torch.zeros(20, 2, length, 6)
-    made = spoil(samples, seeded(), share)
+    made = corrupt(samples, seeded(), share)
     differs = (made != samples).all(-1)
     assert torch.equal(differs, (made != samples).any(-1))
     assert (differs.sum(2) == changed).all()
@@ -302,17 +302,17 @@ def test_spoiling_changes_the_asked_share_of_every_images_positions(
 
 def test_spoiling_adds_noise_of_the_asked_scale() -> None:
     samples = 5 + torch.zeros(30, 2, 50, 6)
-    made = spoil(samples, seeded(), share=0.5, scale=3.0)
+    made = corrupt(samples, seeded(), share=0.5, scale=3.0)
     added = (made - samples)[made != samples]
     assert float(added.std()) == pytest.approx(3, rel=0.05)
     assert float(added.mean()) == pytest.approx(0, abs=0.1)
 
 
 def test_spoiling_keeps_the_type_the_holes_and_changes_all_where_there_is_one_position() -> None:
-    made = spoil(labelled(), seeded())
+    made = corrupt(labelled(), seeded())
     assert made.dtype == torch.half
     assert torch.equal(made.isnan(), labelled().isnan())
-    pooled = spoil(torch.zeros(9, 2, 1, 4), seeded())
+    pooled = corrupt(torch.zeros(9, 2, 1, 4), seeded())
     assert (pooled != 0).all()
 
 

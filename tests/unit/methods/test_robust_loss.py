@@ -29,7 +29,7 @@ from rad_lightning.methods.batches import (
 )
 from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.methods.robust_loss import RobustLossFlow
-from rad_lightning.robust.latent import image_losses, image_weights
+from rad_lightning.robust.robust_loss import image_losses, image_weights
 from rad_lightning.training.trainer import fit_flow
 
 SPEC = HeadSpec(

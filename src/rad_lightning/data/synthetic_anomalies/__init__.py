@@ -4,8 +4,20 @@ The same image and seed give the same bytes on every machine.
 """
 
 from rad_lightning.data.synthetic_anomalies.cutpaste import cutpaste
-from rad_lightning.data.synthetic_anomalies.files import made_path, parse_made, write_made
-from rad_lightning.data.synthetic_anomalies.kinds import KINDS, make
+from rad_lightning.data.synthetic_anomalies.files import (
+    parse_synthetic,
+    synthetic_path,
+    write_synthetic,
+)
+from rad_lightning.data.synthetic_anomalies.kinds import KINDS, draw_anomaly
 from rad_lightning.data.synthetic_anomalies.perlin import perlin_blend
 
-__all__ = ["KINDS", "cutpaste", "made_path", "make", "parse_made", "perlin_blend", "write_made"]
+__all__ = [
+    "KINDS",
+    "cutpaste",
+    "draw_anomaly",
+    "parse_synthetic",
+    "perlin_blend",
+    "synthetic_path",
+    "write_synthetic",
+]

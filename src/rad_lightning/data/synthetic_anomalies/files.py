@@ -11,18 +11,18 @@ import numpy as np
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_bytes
 from rad_lightning.data.images import ImageArray, load_image
-from rad_lightning.data.synthetic_anomalies.kinds import KINDS, make
+from rad_lightning.data.synthetic_anomalies.kinds import KINDS, draw_anomaly
 from rad_lightning.data.synthetic_anomalies.pieces import SMALLEST
 
 
-def made_path(kind: str, seed: int, source_path: str) -> str:
+def synthetic_path(kind: str, seed: int, source_path: str) -> str:
     """The path under which a made image is known: ``made/{kind}-{seed}/{source_path}.bmp``.
 
     Raises:
         UserError: unknown kind, a seed beyond 0 .. 2^63-1, or a source outside its folder.
     """
     path = f"made/{kind}-{seed}/{source_path}.bmp"
-    if parse_made(path) != (kind, seed, source_path):
+    if parse_synthetic(path) != (kind, seed, source_path):
         raise UserError(
             f"no image can be made of {source_path!r} with {kind}-{seed}: use "
             f"{' or '.join(KINDS)}, a seed from 0 to 2^63-1, and a path within the dataset"
@@ -30,7 +30,7 @@ def made_path(kind: str, seed: int, source_path: str) -> str:
     return path
 
 
-def parse_made(path: str) -> tuple[str, int, str] | None:
+def parse_synthetic(path: str) -> tuple[str, int, str] | None:
     """Kind, seed and source path of a made image's path; ``None`` if it is any other path."""
     match = re.fullmatch(r"made/([a-z]+)-(0|[1-9][0-9]{0,18})/(.+)\.bmp", path, re.DOTALL)
     if match is None or match[1] not in KINDS or int(match[2]) >= 2**63:
@@ -41,7 +41,7 @@ def parse_made(path: str) -> tuple[str, int, str] | None:
     return (match[1], int(match[2]), match[3]) if inside else None
 
 
-def write_made(folder: Path, path: str, source_file: Path) -> Path:
+def write_synthetic(folder: Path, path: str, source_file: Path) -> Path:
     """Make the image of ``path`` from its source and write it to ``folder / path``.
 
     A whole file that is there already is kept, without a look at the source. The file appears
@@ -52,7 +52,7 @@ def write_made(folder: Path, path: str, source_file: Path) -> Path:
         BadImage: the source cannot be read.
         UserError: ``path`` is no path of a made image, or the source is too small.
     """
-    parsed = parse_made(path)
+    parsed = parse_synthetic(path)
     if parsed is None:
         raise UserError(f"{path!r} is not the path of a made image (made/KIND-SEED/SOURCE.bmp)")
     file = folder / path
@@ -64,7 +64,7 @@ def write_made(folder: Path, path: str, source_file: Path) -> Path:
         raise UserError(
             f"{source_file}: too small for a synthetic defect: use at least 16 x 16 pixels"
         )
-    image, _ = make(source, kind, seed)
+    image, _ = draw_anomaly(source, kind, seed)
     return write_bytes(file, _bmp(image))
 
 

@@ -16,7 +16,7 @@ Maker = Callable[[ImageArray, np.random.Generator], tuple[ImageArray, MaskArray]
 KINDS: dict[str, Maker] = {"cutpaste": cutpaste, "perlin": perlin_blend}
 
 
-def make(image: ImageArray, kind: str, seed: int) -> tuple[ImageArray, MaskArray]:
+def draw_anomaly(image: ImageArray, kind: str, seed: int) -> tuple[ImageArray, MaskArray]:
     """The defect of this kind and seed on ``image``: as the makers in ``KINDS`` take and return.
 
     The place depends on the seed, hardly on the image: give each image its own seed.

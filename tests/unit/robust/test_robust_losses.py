@@ -3,7 +3,13 @@ import torch
 from torch import Tensor
 
 from rad_lightning.robust.exposure import anomaly_losses
-from rad_lightning.robust.latent import SUSPECT, assign, image_losses, image_weights, robust_loss
+from rad_lightning.robust.robust_loss import (
+    SUSPECT,
+    assign,
+    image_losses,
+    image_weights,
+    robust_loss,
+)
 
 MARGIN, WEIGHT, TOP = 3.0, 0.5, 0.25
 

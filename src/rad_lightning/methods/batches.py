@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rad_lightning.common.randomness import stream_seed
+from rad_lightning.flows.sampling import drawn_from, running_sums
 from rad_lightning.meta.tasks import Bank
 
 
@@ -60,21 +61,18 @@ class SampleBatches:
         pushed = torch.arange(len(chosen)) >= len(chosen) - odd
         return self.samples[chosen].float(), self.positions[chosen], pushed
 
-    # Running sums of the weights, once for all batches. Not torch.multinomial, which sums them at
-    # every draw and takes no more than 2^24 samples.
     @cached_property
     def _learned(self) -> Tensor | None:
-        return None if self.weights is None else self.weights.double().cumsum(0)
+        return None if self.weights is None else running_sums(self.weights)[None]
 
     @cached_property
     def _pushed(self) -> Tensor | None:
-        return None if self.exposed is None else self.exposed.double().cumsum(0)
+        return None if self.exposed is None else running_sums(self.exposed)[None]
 
     def _among(self, sums: Tensor | None, count: int, generator: Generator) -> Tensor:
         if sums is None:
             return torch.randint(len(self.samples), (count,), generator=generator)
-        places = torch.rand(count, generator=generator, dtype=torch.double) * sums[-1]
-        return torch.searchsorted(sums, places, right=True)
+        return drawn_from(sums, count, generator)[0]
 
 
 class ImageBatch(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from rad_lightning.common.threads import each
 from rad_lightning.flows.coupling import Parameters, nll, standard_normal_nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.flows.sampling import drawn_from, running_sums
 from rad_lightning.flows.stacked import fit_stack
 
 SCORED = 64  # images whose samples are scored at once
@@ -99,12 +100,6 @@ def fold_of(groups: Tensor, folds: int, generator: Generator) -> Tensor:
     return (torch.randperm(count, generator=generator) % min(folds, count))[part]
 
 
-def drawn_from(sums: Tensor, count: int, generator: Generator) -> Tensor:
-    """``count`` places for each row of running sums of weights, ``(K, P) -> (K, count)``."""
-    where = torch.rand(len(sums), count, generator=generator, dtype=torch.double)
-    return torch.searchsorted(sums, where * sums[:, -1:], right=True)
-
-
 @dataclass(frozen=True)
 class OutOfFold:
     """How the flows of the folds are trained: all of them as one vmapped batch.
@@ -173,9 +168,9 @@ class OutOfFold:
         finite = flat.sum(1, dtype=torch.float32).isfinite()
         image = torch.arange(len(samples)).repeat_interleave(samples.shape[1] * length)
         folds = int(fold.max()) + 1
-        drawn = torch.where(finite, weights.flatten(), 0.0).double()
+        drawn = torch.where(finite, weights.flatten(), 0.0)
         out = [(fold[image] == k) if folds > 1 else image < 0 for k in range(folds)]
-        sums = torch.stack([torch.where(o, 0.0, drawn).cumsum(0) for o in out])
+        sums = running_sums(torch.stack([torch.where(o, 0.0, drawn) for o in out]))
         if not (sums[:, -1] > 0).all():
             raise ValueError("a fold has no image to learn from: all that it could use weigh 0")
 

@@ -63,26 +63,13 @@ def export(cfg: ExportConfig) -> Path:
     given = batch(placed)
     as_trained = TorchBackend(network, torch.device("cpu"))(*given)
     network.rounded = False
-    backend = TorchBackend(network, torch.device("cpu"))
-    rounding = difference(backend(*given)[:1], as_trained[:1])
+    in_float = TorchBackend(network, torch.device("cpu"))(*given)
+    rounding = difference(in_float[:1], as_trained[:1])
 
     file = Path(cfg.output) / FILES[cfg.format]
     progress.say(f"     writing  {file}, which takes up to a minute")
-    with atomic(file) as aside:
-        with quiet_exporter(), progress.stage("export"):
-            try:
-                program = trace(network, metadata)
-                write, run = WRITERS[cfg.format]
-                write(program, aside, metadata)
-            except Exception as error:  # the exporters raise nearly anything
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise UserError(f"{metadata.backbone} cannot be exported: {reason[0]}") from error
-        parity = compare(backend, run(aside), *given)
-        if not parity <= TOLERANCE:
-            raise UserError(
-                f"the exported network differs from the original by {parity:.2g}, more "
-                f"than the allowed {TOLERANCE:g}: nothing was written"
-            )
+    with progress.stage("export"):
+        parity = written(file, cfg.format, network, metadata, given)
     facts = {
         "schema_version": SCHEMA_VERSION,
         "file": file.name,
@@ -106,6 +93,36 @@ def export(cfg: ExportConfig) -> Path:
     progress.say(f"       model  {file} ({file.stat().st_size / 2**20:.1f} MiB)")
     progress.say(f"       facts  {facts_of(file)}")
     return file
+
+
+def written(
+    file: Path,
+    format: str,
+    network: Network,
+    metadata: DetectorMetadata,
+    given: tuple[np.ndarray, np.ndarray],
+) -> float:
+    """Write ``network`` in its ``format``; the largest difference of what the file gives.
+
+    Raises:
+        UserError: the network cannot be exported, or the file gives other numbers: it is not there.
+    """
+    with atomic(file) as aside:
+        with quiet_exporter():
+            try:
+                program = trace(network, metadata)
+                write, run = WRITERS[format]
+                write(program, aside, metadata)
+            except Exception as error:  # the exporters raise nearly anything
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise UserError(f"{metadata.backbone} cannot be exported: {reason[0]}") from error
+        parity = compare(TorchBackend(network, torch.device("cpu")), run(aside), *given)
+        if not parity <= TOLERANCE:
+            raise UserError(
+                f"the exported network differs from the original by {parity:.2g}, more "
+                f"than the allowed {TOLERANCE:g}: nothing was written"
+            )
+    return parity
 
 
 def require_packages(format: str) -> None:

@@ -155,27 +155,40 @@ def _computed(
             good = {k: v for k, v in images.items() if not isinstance(v, BadImage)}
             if not good:
                 continue
-            placed = [place(image, spec.size, spec.fit) for image in good.values()]
-            batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
-            try:
-                with torch_threads(cores()):
-                    features = extract(
-                        backbone, batch.float().to(device), [p[1] for p in placed], spec
-                    )
-            except (AssertionError, RuntimeError) as error:
-                raise UserError(
-                    f"{backbone.name} cannot read images of {spec.size[0]} x {spec.size[1]} at "
-                    f"head.scales {list(spec.scales)}: {str(error).splitlines()[0]}"
-                ) from error
-            for key, array in zip(good, features.numpy(), strict=True):
-                padding = np.isnan(array).all(axis=1, keepdims=True)
-                padding &= spec.form == "patch" and spec.fit == "pad"
-                if not (np.isfinite(array) | padding).all():
-                    raise UserError(
-                        f"{file_of[key]}: {backbone.name} gives features beyond half precision "
-                        "(65504); choose another backbone or out_indices"
-                    )
+            features = _extracted(list(good.values()), backbone, spec, device)
+            for key, array in zip(good, features, strict=True):
+                _refuse_overflow(array, file_of[key], backbone, spec)
                 yield key, array
+
+
+def _extracted(
+    images: list[np.ndarray], backbone: FrozenBackbone, spec: FeatureSpec, device: torch.device
+) -> np.ndarray:
+    """Features of decoded images, ``(n, V, C, H, W)`` in half precision."""
+    placed = [place(image, spec.size, spec.fit) for image in images]
+    batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
+    try:
+        with torch_threads(cores()):
+            found = extract(backbone, batch.float().to(device), [p[1] for p in placed], spec)
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"{backbone.name} cannot read images of {spec.size[0]} x {spec.size[1]} at "
+            f"head.scales {list(spec.scales)}: {str(error).splitlines()[0]}"
+        ) from error
+    array: np.ndarray = found.numpy()
+    return array
+
+
+def _refuse_overflow(
+    array: np.ndarray, file: Path, backbone: FrozenBackbone, spec: FeatureSpec
+) -> None:
+    padding = np.isnan(array).all(axis=1, keepdims=True)
+    padding &= spec.form == "patch" and spec.fit == "pad"
+    if not (np.isfinite(array) | padding).all():
+        raise UserError(
+            f"{file}: {backbone.name} gives features beyond half precision (65504); choose another "
+            "backbone or out_indices"
+        )
 
 
 def _open_store(cache_dir: Path, backbone: FrozenBackbone, spec: FeatureSpec) -> Path:

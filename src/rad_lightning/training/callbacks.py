@@ -38,9 +38,15 @@ class KeepBest(Callback):
     """
 
     def __init__(
-        self, samples: Tensor, positions: Tensor, steps: int, seed: int, keep: bool = True
+        self,
+        samples: Tensor,
+        positions: Tensor,
+        steps: int,
+        seed: int,
+        keep: bool = True,
+        looks: bool = True,
     ) -> None:
-        self.keep = keep  # else it only looks
+        self.keep, self.looks = keep, looks  # without both, only the end of a training is looked at
         # Drawn, not strided: a stride in step with the grid would look at a few columns only.
         generator = torch.Generator().manual_seed(stream_seed("looks", seed))
         chosen = torch.randperm(len(samples), generator=generator)[:SAMPLES]
@@ -55,6 +61,8 @@ class KeepBest(Callback):
         return trimmed_nll(module.head, module.deployed(), samples, positions)
 
     def on_train_batch_end(self, trainer: Trainer, module: FlowModule, *_: object) -> None:
+        if not (self.keep or self.looks):
+            return
         step = trainer.global_step
         if step != 1 and step % self.every and step != trainer.max_steps:
             return

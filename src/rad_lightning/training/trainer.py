@@ -140,11 +140,8 @@ def fit_flow(
         wandb: gets the curves beside ``metrics.csv``.
     """
     data = StepDataModule(batches, steps=cfg.method.steps, seed=cfg.seed)
-    judge = None
-    if len(held_out):
-        judge = KeepBest(
-            *flat_samples(held_out), cfg.method.steps, cfg.seed, cfg.method.keep == "best"
-        )
+    looks = cfg.evaluation.pictures > 0 or wandb is not None
+    keep_best = keep_best_of(cfg, held_out, looks) if len(held_out) else None
     log = run / "metrics.csv"
     earlier = log.read_text() if checkpoint and log.is_file() else ""
     spawned = "spawn" in cfg.trainer.strategy
@@ -159,8 +156,8 @@ def fit_flow(
     ):
         # A bar cannot travel to spawned processes.
         callbacks: list[Callback] = [] if spawned else [StepBar(bar)]
-        if judge:
-            callbacks.append(judge)
+        if keep_best:
+            callbacks.append(keep_best)
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         callbacks.append(Threads(threads))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
@@ -173,7 +170,16 @@ def fit_flow(
         write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
         if wandb and spawned:
             log_curves(wandb, log)
-    return Ended(trainer.is_global_zero, judge.validation_nll(module) if judge else None)
+    nll = keep_best.validation_nll(module) if keep_best else None
+    return Ended(trainer.is_global_zero, nll)
+
+
+def keep_best_of(cfg: TrainConfig, held_out: Tensor, looks: bool) -> KeepBest:
+    """The callback for ``(n, V, L, D)`` held-out samples; ``looks``: whether anybody sees the curve
+    where it keeps nothing."""
+    method = cfg.method
+    samples, positions = flat_samples(held_out)
+    return KeepBest(samples, positions, method.steps, cfg.seed, method.keep == "best", looks)
 
 
 def joined_log(earlier: str, later: str) -> str:

@@ -78,15 +78,19 @@ def flow_threads(samples: int, hidden: int) -> int:
     return max(1, min(cores(), samples * hidden // WORK_PER_THREAD))
 
 
-def each(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+def each(
+    function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device | None = None
+) -> list[Result]:
     """``function`` of every part, in their order, without gradients; the parts are shared out over
-    the cores, each to one thread."""
+    the cores, each to one thread. On another ``device``, which shares out its work itself, they
+    follow each other."""
 
     def alone(part: Part) -> Result:
         with torch.no_grad():  # threads do not inherit it
             return function(part)
 
-    workers = min(cores(), len(parts))
+    on_cpu = device is None or device.type == "cpu"
+    workers = min(cores(), len(parts)) if on_cpu else 1
     with torch_threads(1):
         if workers < 2:
             return [alone(part) for part in parts]

@@ -89,7 +89,7 @@ class Head(nn.Module):
         scores = flat.new_full((len(flat),), torch.nan, dtype=torch.float32)
         if len(valid):
             parts = valid.split(SAMPLES_AT_ONCE.get(flat.device.type, 8192))
-            found = each(lambda rows: self.measure(flat[rows], rows % length), parts)
+            found = each(lambda rows: self.measure(flat[rows], rows % length), parts, flat.device)
             scores[valid] = torch.cat(found)
         return scores.view(count, views, *self.spec.grid)
 

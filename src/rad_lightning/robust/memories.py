@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from rad_lightning.common.threads import each
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.flows.whitening import Whitening
 
@@ -102,14 +103,17 @@ def nearest(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Distance to the nearest of ``memory (m, D)`` and which it is, ``(Q, D) -> (Q,), (Q,)``; NaN
     where a query holds NaN, infinity where it holds that."""
     rows = max(1, CELLS.get(memory.device.type, CELLS["cpu"]) // max(memory.shape))
-    norms, distances, indices = memory.square().sum(1), [], []
-    for part in torch.split(queries, rows):
+    norms = memory.square().sum(1)
+
+    def found(part: Tensor) -> tuple[Tensor, Tensor]:
         query = part.to(memory.dtype)
         # Squared, and without the query's own norm: the order is the same.
         index = torch.addmm(norms, query, memory.T, alpha=-2).min(1).indices
         # Computed again, since differences of large squares hide small distances.
-        distances.append((query - memory[index]).norm(dim=1))
-        indices.append(index)
+        return (query - memory[index]).norm(dim=1), index
+
+    parts = each(found, torch.split(queries, rows), memory.device)
+    distances, indices = zip(*parts, strict=True)
     return torch.cat(distances), torch.cat(indices)
 
 

@@ -17,12 +17,11 @@ from torch import Generator, Tensor
 
 from rad_lightning.common.threads import each
 from rad_lightning.flows.coupling import Parameters, nll, standard_normal_nll
-from rad_lightning.flows.heads import Head
+from rad_lightning.flows.heads import SAMPLES_AT_ONCE, Head
 from rad_lightning.flows.sampling import drawn_from, running_sums
 from rad_lightning.flows.stacked import fit_stack
 
 SCORED = 64  # images whose samples are scored at once
-SCORED_SAMPLES = 1024  # of them in one piece: what a core's cache holds
 
 
 def gaussian_scores(head: Head, samples: Tensor) -> Tensor:
@@ -202,7 +201,8 @@ class OutOfFold:
             return scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).cpu()
 
         if len(valid):
-            found[valid] = torch.cat(each(scored, torch.split(valid, SCORED_SAMPLES)))
+            pieces = torch.split(valid, SAMPLES_AT_ONCE.get(device.type, 8192))
+            found[valid] = torch.cat(each(scored, pieces, device))
         return found.view(samples.shape[:3])
 
 

@@ -70,6 +70,13 @@ def test_parts_keep_their_order_one_thread_each_without_gradients(count: int) ->
     assert len(names) <= count
 
 
+def test_what_runs_on_another_device_is_not_shared_out() -> None:
+    names = set()
+    with limited(4):
+        each(lambda _: names.add(threading.current_thread().name), range(9), torch.device("meta"))
+    assert names == {threading.current_thread().name}
+
+
 def test_scores_do_not_depend_on_the_number_of_threads() -> None:
     spec = HeadSpec((8, 8), 16, 8, 2, 16, 1.0, 4, 0.03, "nll", 0)
     head = Head(spec)

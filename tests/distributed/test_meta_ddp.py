@@ -72,7 +72,7 @@ class Shared:
         rank = dist.get_rank() if world > 1 else 0
         own = slice(rank * TASKS // world, (rank + 1) * TASKS // world)
         support, query = (Samples(*(x[own] for x in s)) for s in (drawn.support, drawn.query))
-        return Episodes(support, query, drawn.rates[own], drawn.pushed[own])
+        return Episodes(support, query, drawn.rates[own], drawn.exposed[own])
 
 
 class Watched(RadFlow):

@@ -25,7 +25,7 @@ ROUGH = 0.25  # width of the interval from which the page warns
 
 
 @dataclass(frozen=True)
-class Line:
+class RankedImage:
     """One row of the ranking."""
 
     rank: int
@@ -37,11 +37,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Card:
+class SuspectCard:
     """One suspicious image with the evidence, and how many more of its physical part were ranked.
     Pictures are ``data:`` URIs, empty without one."""
 
-    line: Line
+    line: RankedImage
     more: int
     picture: str
     overlay: str
@@ -52,8 +52,8 @@ class Card:
 def page(
     title: str,
     ranking: Ranking,
-    lines: Sequence[Line],
-    cards: Sequence[Card],
+    lines: Sequence[RankedImage],
+    cards: Sequence[SuspectCard],
     found: Accuracy | None,
     **facts: Any,
 ) -> str:
@@ -76,12 +76,12 @@ def page(
 def make_cards(
     table: SampleTable,
     samples: Sequence[Sample],
-    lines: Sequence[Line],
+    lines: Sequence[RankedImage],
     images: Sequence[int],
     evidence: Evidence,
     grid: tuple[int, int],
     geometry: DataConfig,
-) -> list[Card]:
+) -> list[SuspectCard]:
     """A card for each of ``lines``.
 
     Args:
@@ -93,7 +93,7 @@ def make_cards(
     alike = Counter(s.group for s in samples)
     found = []
     for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
-        image = thumbnail(load_image(table.absolute(samples[i])))
+        image = small(load_image(table.absolute(samples[i])))
         overlay = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
@@ -102,12 +102,12 @@ def make_cards(
             shown = laid_over(grey, heat.float().numpy(), evidence.low, evidence.high)
             overlay = jpeg_uri(jpeg(shown))
         other = samples[twin] if twin >= 0 else None
-        twin_uri = jpeg_uri(jpeg(thumbnail(load_image(table.absolute(other))))) if other else ""
+        twin_uri = jpeg_uri(jpeg(small(load_image(table.absolute(other))))) if other else ""
         more = alike[samples[i].group] - 1
         twin_path = other.path if other else ""
-        found.append(Card(line, more, jpeg_uri(jpeg(image)), overlay, twin_uri, twin_path))
+        found.append(SuspectCard(line, more, jpeg_uri(jpeg(image)), overlay, twin_uri, twin_path))
     return found
 
 
-def thumbnail(image: ImageArray) -> ImageArray:
+def small(image: ImageArray) -> ImageArray:
     return fitted(image, THUMBNAIL, THUMBNAIL)

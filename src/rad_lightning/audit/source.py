@@ -43,14 +43,14 @@ def of_run(cfg: AuditConfig) -> AuditConfig:
                 "and the settings of the audit"
             )
     run = read_config(folder / "config.yaml")
-    asked = set(map(key_of, cfg.asked))
-    cached = any(key.split(".")[0] == "cache" for key in asked)
+    written = set(map(key_of, cfg.asked))
+    cached = any(key.split(".")[0] == "cache" for key in written)
     data, backbone = run.data, run.backbone
     for name in ("root", "csv", "on_bad_image"):
-        if f"data.{name}" in asked:
+        if f"data.{name}" in written:
             data = replace(data, **{name: getattr(cfg.data, name)})
     for name in ("weights", "batch_size"):
-        if f"backbone.{name}" in asked:
+        if f"backbone.{name}" in written:
             backbone = replace(backbone, **{name: getattr(cfg.backbone, name)})
     found = replace(
         cfg,

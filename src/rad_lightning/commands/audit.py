@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rad_lightning.audit.evidence import Evidence, find_evidence
-from rad_lightning.audit.page import Line, make_cards, page
+from rad_lightning.audit.page import RankedImage, make_cards, page
 from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, first_of_parts, rank
 from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, of_run, only
 from rad_lightning.common.errors import UserError
@@ -39,7 +39,7 @@ class Audited:
     data: Dataset
     rows: list[int]
     ranking: Ranking
-    lines: list[Line]  # of the ranking
+    lines: list[RankedImage]  # of the ranking
     accuracy: Accuracy | None
     shown: list[int]
     evidence: Evidence | None
@@ -111,9 +111,9 @@ def ranking_of(job: Job, progress: Progress) -> Audited:
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
     shown, evidence = first_of_parts(ranking, images.groups.tolist())[: cfg.shown], None
     if shown:
-        asked = [ranking.order[place] for place in shown]
+        chosen = [ranking.order[place] for place in shown]
         trusted = ~ranking.suspects()
-        evidence = find_evidence(images.samples, images.groups, trusted, asked, cfg.seed)
+        evidence = find_evidence(images.samples, images.groups, trusted, chosen, cfg.seed)
     rows = list(images.rows)
     lines = list_lines(data, rows, ranking, images.injected)
     found = accuracy(ranking, images.injected)
@@ -135,13 +135,17 @@ def audit_config(job: Job) -> AuditConfig:
     return job.cfg
 
 
-def list_lines(data: Dataset, rows: list[int], ranking: Ranking, injected: Tensor) -> list[Line]:
+def list_lines(
+    data: Dataset, rows: list[int], ranking: Ranking, injected: Tensor
+) -> list[RankedImage]:
     """The ranking with names."""
     found = []
     for place, i in enumerate(ranking.order):
         sample = data.table.samples[rows[i]]
         share, verdict = float(ranking.suspicion[i]), ranking.verdict(place)
-        found.append(Line(place + 1, sample.path, share, verdict, sample.group, bool(injected[i])))
+        found.append(
+            RankedImage(place + 1, sample.path, share, verdict, sample.group, bool(injected[i]))
+        )
     return found
 
 

@@ -73,8 +73,8 @@ def _write_overlay(
     found: Prediction, name: Path, metadata: DetectorMetadata, cfg: PredictConfig, folder: Path
 ) -> Path | None:
     """The image beside its map, under the image's own name; its path in ``folder`` if written."""
-    asked = cfg.overlays == "all" or (cfg.overlays == "flagged" and found.flagged)
-    if found.map is None or metadata.map_range is None or not asked:
+    drawn = cfg.overlays == "all" or (cfg.overlays == "flagged" and found.flagged)
+    if found.map is None or metadata.map_range is None or not drawn:
         return None
     # Behind the image's own suffix: a.png and a.jpg may lie in one folder.
     inside = Path(OVERLAYS, name.parent, f"{name.name}.jpg")

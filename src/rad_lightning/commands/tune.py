@@ -104,7 +104,7 @@ class Search:
         Raises:
             UserError: wrong data; settings that fail before any trial has come to its end.
         """
-        with self.asked() as trial:
+        with self.trial_to_run() as trial:
             if trial is None:
                 return False
             try:
@@ -116,11 +116,11 @@ class Search:
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
         self.write()
-        progress.say(self.told(ended))
+        progress.say(self.line_about(ended))
         return True
 
     @contextmanager
-    def asked(self) -> Iterator[Trial | None]:
+    def trial_to_run(self) -> Iterator[Trial | None]:
         """A trial with its settings drawn; while its process runs, it holds a lock."""
         with self.lock:
             self.fail_killed()
@@ -186,7 +186,7 @@ class Search:
             self.trials(TrialState.COMPLETE), key=lambda t: (t.value, t.number), default=None
         )
 
-    def told(self, ended: FrozenTrial) -> str:
+    def line_about(self, ended: FrozenTrial) -> str:
         """One line about a trial that has just ended."""
         best, took = self.best(), duration(ended.duration.total_seconds() if ended.duration else 0)
         if ended.value is None:

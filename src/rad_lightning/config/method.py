@@ -121,7 +121,7 @@ class TrustConfig(Part):
 
 
 @dataclass
-class LatentConfig(Part):
+class RobustLossConfig(Part):
     """What a step does with the images of its batch that fit worst, chosen anew in each.
 
     ``trim``: leaves them out (RobustRealNVP, Liu et al., AAAI 2022). ``loe_hard``, ``loe_soft``:
@@ -185,7 +185,7 @@ class MethodConfig:
     # Further parts by name, each with its settings (CONTRIBUTING.md, "A new method").
     parts: dict[str, Any] = field(default_factory=dict)
     trust: TrustConfig = field(default_factory=TrustConfig)
-    latent: LatentConfig = field(default_factory=LatentConfig)
+    latent: RobustLossConfig = field(default_factory=RobustLossConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     l2: L2Config = field(default_factory=L2Config)
     meta: MetaConfig = field(default_factory=MetaConfig)

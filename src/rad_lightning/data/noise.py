@@ -70,9 +70,9 @@ class Contamination:
     def __str__(self) -> str:
         if self.mode == "none":
             return "none"
-        asked = "" if self.mode == "manifest" else f"{100 * self.requested:.3g} % requested, "
+        requested = "" if self.mode == "manifest" else f"{100 * self.requested:.3g} % requested, "
         return (
-            f"{self.mode}: {asked}{100 * self.achieved:.3g} % achieved = {self.injected} of "
+            f"{self.mode}: {requested}{100 * self.achieved:.3g} % achieved = {self.injected} of "
             f"{self.of} {self.denominator}"
         )
 
@@ -128,8 +128,8 @@ def describe(
     """The contamination that ``roles`` amount to; ``of`` where it is no share of the training."""
     names = {"add": "normal training images", "pool_fraction": "anomalous images of the dataset"}
     denominator = names.get(cfg.mode, TRAINING)
-    asked = Contamination(cfg.mode, cfg.source, cfg.ratio, denominator, of, 0, 0, {})
-    found = asked.counted(table, roles)
+    requested = Contamination(cfg.mode, cfg.source, cfg.ratio, denominator, of, 0, 0, {})
+    found = requested.counted(table, roles)
     if cfg.mode != "manifest":
         return found
     made = {parse_synthetic(s.path) is not None for s in injected_samples(table, roles)}

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rad_lightning.common.histograms import histogram_end
 from rad_lightning.config import DataConfig, EvaluationConfig, TrainConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import load_image, resize_image
@@ -22,7 +23,6 @@ from rad_lightning.evaluation.evaluate import Scored, pixel_map, pixel_mask
 from rad_lightning.evaluation.overlays import blend, colour_range, side_by_side, thumbnail
 from rad_lightning.evaluation.thresholds import robust_centre
 
-BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
 # Curves of a training by name: label and colour.
 PANELS = {
@@ -174,7 +174,7 @@ def score_histogram(
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     low = float(scores.min())
-    shown = np.minimum(scores, threshold + BEYOND * max(threshold - low, 1e-6))
+    shown = np.minimum(scores, histogram_end(low, threshold))
     cut = int((shown < scores).sum())
     edges = np.histogram_bin_edges(shown, bins=min(40, max(8, len(scores) // 3))).tolist()
     kinds = (

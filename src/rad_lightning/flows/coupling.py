@@ -150,8 +150,8 @@ def call(
             ignore a misspelt key and train nothing.
     """
     if params is not None and params.keys() != flow.names:
-        odd = min(params.keys() ^ flow.names)
-        raise KeyError(f"parameters do not fit the flow: {odd!r}")
+        unknown = min(params.keys() ^ flow.names)
+        raise KeyError(f"parameters do not fit the flow: {unknown!r}")
     with torch.autocast(x.device.type, enabled=False):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         result: tuple[Tensor, Tensor] = (

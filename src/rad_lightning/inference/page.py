@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from rad_lightning.common.histograms import histogram_end
 from rad_lightning.data.images import BadImage
 from rad_lightning.evaluation.overlays import jpeg_uri, side_by_side, thumbnail
 from rad_lightning.inference.detector import Prediction
@@ -17,7 +18,6 @@ from rad_lightning.inference.metadata import DetectorMetadata
 from rad_lightning.pages import render
 
 BINS = 48
-BEYOND = 4.0  # the histogram ends this many threshold distances above the threshold
 LISTED = 50  # unreadable files on the page
 
 
@@ -100,7 +100,7 @@ def bars(scores: Sequence[float], metadata: DetectorMetadata) -> Bars:
     """The histogram of ``scores`` as robust z; the threshold is an edge between two bars."""
     z = np.array([metadata.robust_z(score) for score in scores])
     low, margin = min(0.0, float(z.min())), metadata.margin
-    last = margin + BEYOND * max(margin - low, 1e-6)
+    last = histogram_end(low, margin)
     high = max(min(float(z.max()), last), margin + (margin - low) / 4)
     share = (margin - low) / (high - low)
     below = min(max(1, round(BINS * share)), BINS - 1)

@@ -45,21 +45,21 @@ def lacking(name: str) -> str | None:
     if name not in NEEDS:
         return None
     called, package, extra = NEEDS[name]
-    asked = f"hydra/launcher={name.replace('submitit_slurm', 'slurm')}"
+    chosen = f"hydra/launcher={name.replace('submitit_slurm', 'slurm')}"
     try:
         installed = find_spec(package) is not None
     except ModuleNotFoundError:  # its parent package is not there either
         installed = False
     if not installed:
-        return f"{asked} needs {called}: pip install 'rad-lightning[{extra}]'"
+        return f"{chosen} needs {called}: pip install 'rad-lightning[{extra}]'"
     if name.endswith("slurm") and shutil.which("srun") is None:
-        return f"{asked} needs Slurm: there is no srun on this machine"
+        return f"{chosen} needs Slurm: there is no srun on this machine"
     return None
 
 
 def check_asked(settings: list[str]) -> None:
     """Raise ``UserError`` where a ``hydra/launcher=NAME`` of a command line cannot work."""
     for setting in settings:
-        asked = re.fullmatch(r"\+*hydra/launcher=(\w+)", setting)
-        if asked and (lack := lacking(asked.group(1))):
+        chosen = re.fullmatch(r"\+*hydra/launcher=(\w+)", setting)
+        if chosen and (lack := lacking(chosen.group(1))):
             raise UserError(lack)

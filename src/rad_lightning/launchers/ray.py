@@ -141,10 +141,10 @@ def resources(ray: Any, settings: dict[str, Any]) -> dict[str, Any]:
     cpus, gpus = settings["cpus_per_cell"], settings["gpus_per_cell"]
     if gpus is None:
         gpus = 1 if there.get("GPU") else 0
-    for key, asked, kind in (("cpus_per_cell", cpus, "CPU"), ("gpus_per_cell", gpus, "GPU")):
+    for key, wanted, kind in (("cpus_per_cell", cpus, "CPU"), ("gpus_per_cell", gpus, "GPU")):
         most = int(there.get(kind, 0))
-        if settings["address"] is None and asked > most:
-            raise UserError(f"hydra.launcher.{key} = {asked:g}: use a value <= {most}")
+        if settings["address"] is None and wanted > most:
+            raise UserError(f"hydra.launcher.{key} = {wanted:g}: use a value <= {most}")
     return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
 
 

@@ -48,12 +48,12 @@ def adapt(
         ValueError: an order other than 1 and 2, or an ``lr`` for another number of steps.
     """
     moving = set(params) if names is None else set(names)
-    if odd := moving - params.keys():
-        raise KeyError(f"not a parameter: {min(odd)!r}")
+    if unknown := moving - params.keys():
+        raise KeyError(f"not a parameter: {min(unknown)!r}")
     if order not in (1, 2):
         raise ValueError(f"order = {order}: use 1 or 2")
-    if isinstance(lr, Mapping) and (odd := (lr.keys() - params.keys()) | (moving - lr.keys())):
-        raise KeyError(f"learning rates do not fit the parameters: {min(odd)!r}")
+    if isinstance(lr, Mapping) and (unknown := (lr.keys() - params.keys()) | (moving - lr.keys())):
+        raise KeyError(f"learning rates do not fit the parameters: {min(unknown)!r}")
     if isinstance(lr, Tensor) and lr.shape not in ((), (steps,)):
         raise ValueError(f"lr has the shape {tuple(lr.shape)}: use () or ({steps},)")
     current = dict(params)

@@ -32,7 +32,7 @@ class Episodes(NamedTuple):
     support: Samples
     query: Samples
     rates: Tensor
-    pushed: Tensor
+    exposed: Tensor
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TaskSource(Protocol):
 
     def draw_task(self, support: int, query: int, generator: Generator) -> Task: ...
 
-    def pushed(self, query: int) -> int:
+    def exposed(self, query: int) -> int:
         """How many of a query's samples, its last, are to be pushed away."""
         return 0
 
@@ -150,39 +150,41 @@ class Trusted(TaskSource):
 
     Args:
         suspicion: ``(N,)`` from 0 to 1; an image is queried by 1 minus this.
-        odd: the images of ``bank``, row by row, with their most suspicious samples alone; ``None``:
-            no sample is pushed away.
+        outliers: the images of ``bank``, row by row, with their most suspicious samples alone;
+            ``None``: no sample is pushed away.
         doubt: ``(N,)`` how often a suspect is pushed away.
         share: of a query that is.
     """
 
     bank: Bank
     suspicion: Tensor
-    odd: Bank | None
+    outliers: Bank | None
     doubt: Tensor
     images: int
     share: float
 
     def __post_init__(self) -> None:
-        if self.odd is not None and (len(self.odd) != len(self.bank) or not (self.doubt > 0).any()):
+        if self.outliers is not None and (
+            len(self.outliers) != len(self.bank) or not (self.doubt > 0).any()
+        ):
             raise ValueError("every image needs samples to push away, and one must be suspicious")
 
-    def pushed(self, query: int) -> int:
-        return min(query - 1, round(self.share * query)) if self.odd is not None else 0
+    def exposed(self, query: int) -> int:
+        return min(query - 1, round(self.share * query)) if self.outliers is not None else 0
 
     def draw_task(self, support: int, query: int, generator: Generator) -> Task:
         first, second = halves(self.bank.groups, generator)
-        count = self.pushed(query)
+        count = self.exposed(query)
         if count and not (self.doubt[second] > 0).any():
             first, second = second, first
         noisy = self.bank.draw(some(first, self.images, generator), support, generator)
         trusted = weighted(second, 1 - self.suspicion[second], self.images, generator)
         judged = self.bank.draw(trusted, query - count, generator)
-        if self.odd is not None and count:
+        if self.outliers is not None and count:
             suspects = weighted(second, self.doubt[second], self.images, generator)
-            pushed = self.odd.draw(suspects, count, generator)
-            pushed = pushed._replace(images=pushed.images + len(trusted))
-            judged = Samples(*(torch.cat(p) for p in zip(judged, pushed, strict=True)))
+            exposed = self.outliers.draw(suspects, count, generator)
+            exposed = exposed._replace(images=exposed.images + len(trusted))
+            judged = Samples(*(torch.cat(p) for p in zip(judged, exposed, strict=True)))
         return noisy, judged, torch.zeros(())
 
 
@@ -217,9 +219,9 @@ class EpisodeBatches:
             self.source.draw_task(each, each, generator) for _ in range(max(1, self.tasks // world))
         ]
         support, query, rates = zip(*drawn, strict=True)
-        last = self.source.pushed(each)
-        pushed = (torch.arange(each) >= each - last).expand(len(drawn), each)
-        return Episodes(_stack(support), _stack(query), torch.stack(rates), pushed)
+        last = self.source.exposed(each)
+        exposed = (torch.arange(each) >= each - last).expand(len(drawn), each)
+        return Episodes(_stack(support), _stack(query), torch.stack(rates), exposed)
 
 
 def halves(groups: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

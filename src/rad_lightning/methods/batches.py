@@ -51,22 +51,22 @@ class SampleBatches:
         if self.exposed is None:
             chosen = self._among(self._learned, size, generator)
             return self.samples[chosen].float(), self.positions[chosen]
-        odd = max(1, round(self.share * size))
+        outliers = max(1, round(self.share * size))
         chosen = torch.cat(
             [
-                self._among(self._learned, max(1, size - odd), generator),
-                self._among(self._pushed, odd, generator),
+                self._among(self._learned, max(1, size - outliers), generator),
+                self._among(self._outliers, outliers, generator),
             ]
         )
-        pushed = torch.arange(len(chosen)) >= len(chosen) - odd
-        return self.samples[chosen].float(), self.positions[chosen], pushed
+        exposed = torch.arange(len(chosen)) >= len(chosen) - outliers
+        return self.samples[chosen].float(), self.positions[chosen], exposed
 
     @cached_property
     def _learned(self) -> Tensor | None:
         return None if self.weights is None else running_sums(self.weights)[None]
 
     @cached_property
-    def _pushed(self) -> Tensor | None:
+    def _outliers(self) -> Tensor | None:
         return None if self.exposed is None else running_sums(self.exposed)[None]
 
     def _among(self, sums: Tensor | None, count: int, generator: Generator) -> Tensor:

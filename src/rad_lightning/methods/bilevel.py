@@ -87,7 +87,7 @@ class RadFlow(FlowModule):
 
     def training_step(self, batch: Episodes, _: int) -> Tensor:
         meta, kind = self.method.meta, self.method.l2.uncertainty
-        asked = self.penalty is not None
+        penalised = self.penalty is not None
         found = outcome(
             self.values,
             self.params,
@@ -95,14 +95,14 @@ class RadFlow(FlowModule):
             self.batch(batch.query),
             self.inner(meta.order),
             vectorised=meta.vectorised,
-            look_at_support=asked and kind == "loss_covariance",
-            look_at_ensemble=asked and kind == "ensemble_variance",
+            look_at_support=penalised and kind == "loss_covariance",
+            look_at_ensemble=penalised and kind == "ensemble_variance",
         )
-        pushed = batch.pushed if batch.pushed.any() else None
-        of_samples = not asked or kind in ("tail_weight", "generalisation_gap")
+        exposed = batch.exposed if batch.exposed.any() else None
+        of_samples = not penalised or kind in ("tail_weight", "generalisation_gap")
         measured = None if of_samples else of_tasks(kind, found, batch)
-        normal, push = self.exposure.split(found.query, pushed)
-        if pushed is not None:
+        normal, push = self.exposure.split(found.query, exposed)
+        if exposed is not None:
             self.log("train/exposure", push)
         return self.finish_step(normal.mean() + push, normal, measured)
 
@@ -125,7 +125,7 @@ class RadFlow(FlowModule):
 def of_tasks(kind: str, found: Outcome, episodes: Episodes) -> Tensor:
     """An uncertainty that only tasks can show, ``()``, over those of all processes; of the samples
     that are learned: those pushed away have a high NLL on purpose."""
-    learned = ~episodes.pushed[0]  # the same places in every task
+    learned = ~episodes.exposed[0]  # the same places in every task
     if kind == "ensemble_variance":  # of each process' own models, which share a query
         assert found.ensemble is not None
         models = found.ensemble[:, learned]

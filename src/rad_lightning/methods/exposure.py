@@ -18,12 +18,12 @@ class Exposure:
     weight: float = 0.0
     margin: float = 0.0
 
-    def split(self, losses: Tensor, pushed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """NLLs ``(..., B)`` of which some, ``pushed`` bool, are exposed -> those that are learned,
+    def split(self, losses: Tensor, exposed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """NLLs ``(..., B)``, outliers marked by ``exposed`` bool -> those that are learned,
         and the loss of the others, ``()``."""
-        if pushed is None:
+        if exposed is None:
             return losses, losses.new_zeros(())
-        return losses[~pushed], self.weight * hinge(losses[pushed], self.margin).mean()
+        return losses[~exposed], self.weight * hinge(losses[exposed], self.margin).mean()
 
 
 def exposure_of(trust: TrustConfig, training: Training) -> Exposure:

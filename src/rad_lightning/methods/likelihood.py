@@ -32,10 +32,10 @@ class PlainFlow(FlowModule):
         self.exposure = exposure or Exposure()
 
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
-        samples, positions, *pushed = batch
+        samples, positions, *exposed = batch
         losses = nll(self.head.flow, None, samples, self.head.condition(positions))
-        normal, push = self.exposure.split(losses, pushed[0] if pushed else None)
-        if pushed:
+        normal, push = self.exposure.split(losses, exposed[0] if exposed else None)
+        if exposed:
             self.log("train/exposure", push)
         return self.finish_step(normal.mean() + push, normal)
 

@@ -10,6 +10,7 @@ A further part is one module of this package with a decorated function, and one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -28,8 +29,9 @@ from rad_lightning.robust.trusted import Contamination
 class Trust:
     """How far each of N training images is trusted, before the training.
 
-    ``suspicion`` ``(N,)`` from 0, the most ordinary, to 1; ``weights`` ``(N, V, L)``: how often a
-    sample is learned from; ``exposed`` ``(N, V, L)``: how often one is pushed away, if any is.
+    ``suspicion`` ``(N,)`` from 0, the most ordinary, to 1, NaN of an image that was not ranked;
+    ``weights`` ``(N, V, L)``: how often a sample is learned from; ``exposed`` ``(N, V, L)``: how
+    often one is pushed away, if any is.
     """
 
     suspicion: Tensor
@@ -53,6 +55,23 @@ class Trust:
             exposed=exposed,
         )
 
+    def among(self, images: Tensor) -> Trust:
+        """The same in a larger set, of which these are the ``images``, bool: the others are not
+        ranked, and neither learned nor pushed away."""
+
+        def spread(values: Tensor, other: float) -> Tensor:
+            every = values.new_full((len(images), *values.shape[1:]), other)
+            every[images] = values
+            return every
+
+        return replace(
+            self,
+            suspicion=spread(self.suspicion, math.nan),
+            suspects=spread(self.suspects, False),
+            weights=spread(self.weights, 0.0),
+            exposed=None if self.exposed is None else spread(self.exposed, 0.0),
+        )
+
     def summary(self) -> dict[str, Any]:
         """For ``result.json``."""
         return {
@@ -60,7 +79,7 @@ class Trust:
             "assumed_rate": self.assumed,
             "strength": self.strength,
             "suspects": int(self.suspects.sum()),
-            "images": len(self.suspects),
+            "images": int((~self.suspicion.isnan()).sum()),
         }
 
 

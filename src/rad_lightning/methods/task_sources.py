@@ -104,9 +104,9 @@ def trusted_queries(meta: MetaConfig, bank: Bank, trust: Trust, share: float) ->
     """Tasks whose queries follow the suspicion of each image."""
     if trust.exposed is None:
         return Trusted(bank, trust.suspicion, None, trust.suspicion, meta.images, 0.0)
-    odd = torch.where(trust.exposed[..., None] > 0, bank.samples, torch.nan)
+    outliers = torch.where(trust.exposed[..., None] > 0, bank.samples, torch.nan)
     doubt = trust.exposed.flatten(1).amax(1)
-    some_odd = doubt > 0
-    every = odd.clone()
-    every[~some_odd] = bank.samples[~some_odd]  # never drawn: a bank asks for a sample of each
+    suspect = doubt > 0
+    every = outliers.clone()
+    every[~suspect] = bank.samples[~suspect]  # never drawn: a bank asks for a sample of each
     return Trusted(bank, trust.suspicion, Bank(every, bank.groups), doubt, meta.images, share)

@@ -42,7 +42,7 @@ class Worst:
 
 
 def page(sweep: Sweep, analysis: Analysis) -> str:
-    """The page as text; equal results give equal bytes."""
+    """The page as text; equal results give equal bytes. Long because it names all that is shown."""
     look = plots.styles(sweep.series)
     runs = sweep.runs
     name = analysis.metric_name

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from rad_lightning.report.collect import Series
 from rad_lightning.report.grids import Grid
-from rad_lightning.report.uncertainty import Line, Uncertainty
+from rad_lightning.report.uncertainty import MeanCurves, Uncertainty
 
 # Ink of the drawings; in a page it becomes the page's own, so that it shows on light and dark.
 INK = "#1b1f27"
@@ -65,7 +65,8 @@ def _look(style: Style | None) -> tuple[str, tuple[str, str], tuple[float, ...]]
     if style is None:
         return INK, CLAIM, DOTS
     colour, marker = COLOURS[style.colour % len(COLOURS)], MARKERS[style.colour % len(MARKERS)]
-    return colour, marker, DASHES[style.dash % len(DASHES)]
+    again = style.colour // len(COLOURS)  # colours come round again, dashed
+    return colour, marker, DASHES[(again + style.dash) % len(DASHES)]
 
 
 def draw(axes: Any, grid: Grid, look: Sequence[Style], metric: str) -> list[Line2D]:
@@ -192,7 +193,7 @@ def trajectories(found: Uncertainty) -> list[tuple[str, str]]:
 
 
 def _trajectory(
-    figure: Figure, label: str, ratios: Sequence[float], lines: Sequence[Line], name: str
+    figure: Figure, label: str, ratios: Sequence[float], lines: Sequence[MeanCurves], name: str
 ) -> None:
     axes = figure.subplots()
     for line in lines:

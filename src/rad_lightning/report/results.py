@@ -77,7 +77,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
-    """A ``result.json``; fields that older versions lack get a neutral value.
+    """A ``result.json``; fields that older versions lack get a neutral value. Long
+    because it names every field.
 
     Raises:
         ValueError: this is not the result of a run.

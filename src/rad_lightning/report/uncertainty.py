@@ -31,7 +31,7 @@ COLUMNS = ("rₛ", "p", "runs")
 
 
 @dataclass(frozen=True)
-class Line:
+class MeanCurves:
     """Means over seeds and categories at one level ρ, of the runs that have curves; ``(K,)``
     each."""
 
@@ -49,7 +49,7 @@ class Reading:
     series: int
     label: str
     cells: tuple[Cell, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[MeanCurves, ...]
     correlation: Correlation
 
 
@@ -93,7 +93,7 @@ def achieved(run: Run) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def line(ratio: float, runs: Iterable[Run]) -> Line | None:
+def line(ratio: float, runs: Iterable[Run]) -> MeanCurves | None:
     """The mean curves of ``runs``; ``None`` where none has any."""
     drawn = [run for run in runs if {"uncertainty", "lambda"} <= set(run.curves)]
     if not drawn:
@@ -108,7 +108,7 @@ def line(ratio: float, runs: Iterable[Run]) -> Line | None:
             groups[run.dataset, run.category].append(values)
         return tuple(map(float, category_means([np.stack(g) for _, g in sorted(groups.items())])))
 
-    return Line(ratio, steps, mean("uncertainty"), mean("lambda"))
+    return MeanCurves(ratio, steps, mean("uncertainty"), mean("lambda"))
 
 
 def section(found: Uncertainty) -> list[str]:

@@ -52,12 +52,12 @@ def sparse_memories(
         sides = positions.to(samples).expand(*samples.shape[:3], -1)
         samples = torch.cat((samples, sides), 3)
     total = torch.zeros(samples.shape[:3], device=samples.device)
-    asked = torch.zeros(len(samples), 1, 1, device=samples.device)
+    memories_of = torch.zeros(len(samples), 1, 1, device=samples.device)
     for memory, inside in draw_memories(samples, groups, count, share, generator, per_image):
         rows = (~inside).nonzero()[:, 0].to(samples.device)
         total[rows] += nearest(samples[rows].flatten(0, 2), memory)[0].view_as(total[rows])
-        asked[rows] += 1
-    return total / asked
+        memories_of[rows] += 1
+    return total / memories_of
 
 
 def draw_memories(

@@ -28,10 +28,12 @@ def assign(scores: Tensor, form: str, rate: float) -> tuple[Tensor, Tensor]:
     Args:
         form: a key of ``SUSPECT``.
     """
-    odd = torch.zeros_like(scores, dtype=torch.bool)
-    odd[scores.topk(round(rate * len(scores))).indices] = True
+    suspect = torch.zeros_like(scores, dtype=torch.bool)
+    suspect[scores.topk(round(rate * len(scores))).indices] = True
     normal, anomalous = SUSPECT[form]
-    return torch.where(odd, normal, 1.0).to(scores), torch.where(odd, anomalous, 0.0).to(scores)
+    return torch.where(suspect, normal, 1.0).to(scores), torch.where(suspect, anomalous, 0.0).to(
+        scores
+    )
 
 
 def image_weights(

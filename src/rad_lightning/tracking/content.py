@@ -20,6 +20,7 @@ import numpy as np
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from rad_lightning.common.histograms import histogram_end
 from rad_lightning.common.runs import RunDirectory
 
 FILES = ("config.yaml", "manifest.csv", "scores.csv", "suspects.csv")
@@ -28,7 +29,6 @@ FINAL = ("held_out", "held_out_nll", "uncertainty", "lambda", "peak_memory_mib",
 LABELS = {"0": "normal", "1": "anomalous", "-1": "unlabelled"}
 SUSPECTS = 100  # rows of the table; the artifact holds all
 BINS = 32
-BEYOND = 4.0  # histograms end this many threshold distances above the threshold, as the picture
 
 
 def log_result(
@@ -90,7 +90,7 @@ def score_histograms(rows: Iterable[Mapping[str, str]], threshold: float) -> dic
     if not by_label:
         return {}
     low = min(map(min, by_label.values()))
-    end = threshold + BEYOND * max(threshold - low, 1e-6)
+    end = histogram_end(low, threshold)
     shown = {name: np.minimum(values, end) for name, values in by_label.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(shown.values())), BINS)
     return {

@@ -60,7 +60,8 @@ class Boards:
 
 
 def sections(entity: str) -> tuple[Section, ...]:
-    """What a workspace and a report show. Panels are new objects: each belongs to one page."""
+    """What a workspace and a report show. Panels are new objects: each belongs to one page.
+    Long because it is the list of all panels."""
     noise, category = CHARTS
     return (
         Section(

@@ -105,10 +105,10 @@ def write_suspects(run: RunDirectory, data: Dataset, images: TrainingImages) -> 
     """``suspects.csv``: the training images that were ranked, the most suspicious first."""
     trust = images.trust
     assert trust is not None
-    rows = [row for row, e in zip(images.rows, images.eligible, strict=True) if e]
+    ranked = trust.suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
     lines = []
-    for i in trust.suspicion.argsort(descending=True, stable=True).tolist():
-        sample, role = data.table.samples[rows[i]], data.roles[rows[i]]
+    for i in ranked[: int(images.eligible.sum())].tolist():
+        sample, role = data.table.samples[images.rows[i]], data.roles[images.rows[i]]
         suspicion, suspect = repr(float(trust.suspicion[i])), int(trust.suspects[i])
         lines.append((sample.path, suspicion, suspect, role, sample.group))
     run.write_csv("suspects.csv", ("path", "suspicion", "suspect", "role", "group"), lines)
@@ -139,11 +139,12 @@ def summarise(prepared: Prepared, evaluation: Evaluation, progress: Progress) ->
 def ranking_facts(images: TrainingImages, metrics: dict[str, float]) -> dict[str, Any]:
     """What ``result.json`` says of the ranking of the training images; how good it is goes into
     ``metrics``, where the truth is known."""
-    trust, injected = images.trust, images.injected[images.eligible].long()
+    trust, eligible = images.trust, images.eligible
+    injected = images.injected[eligible].long()
     if trust is None:
         return {}
     if 0 < injected.sum() < len(injected):
-        metrics["trust_suspect_auroc"] = auroc(trust.suspicion.double(), injected)
+        metrics["trust_suspect_auroc"] = auroc(trust.suspicion[eligible].double(), injected)
         metrics["estimated_contamination"] = trust.contamination.value
     return {"trust": trust.summary()}
 

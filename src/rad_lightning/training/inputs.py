@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.data.synthetic_anomalies import synthetic_path, write_synthetic
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
-from rad_lightning.methods.registry import SELECTION, Part, Training, Trust, chosen_part
+from rad_lightning.methods.registry import SELECTION, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.trainer import build_head, embed, fit_whitening
@@ -26,29 +27,48 @@ FEWEST_HELD_OUT = 5
 VALIDATION = 0.5  # the less suspicious half of the held-out images chooses the step
 
 
+class Use(IntEnum):
+    """What a training image is used for."""
+
+    FIT = 0
+    VALIDATION = 1  # held out: chooses the step to keep, and places the threshold
+    CALIBRATION = 2  # held out: places the threshold alone, being too suspicious to choose
+    EXCLUDED = 3  # an injected image, of which an oracle knows
+
+
 @dataclass(frozen=True)
 class TrainingImages:
     """The N training images, in the order of the table, and what is known of them.
 
-    Masks ``(N,)`` bool. ``eligible``: the method may learn anything from it (an oracle leaves the
-    injected ones out). ``held_out``: kept from the flow, to place the threshold; ``validation``:
-    those of them that choose the step to keep. ``injected``: its label is wrong, which only oracles
-    and the evaluation read.
+    All columns have N rows, whatever an image is used for: an excluded one is there too.
     """
 
     rows: tuple[int, ...]  # in the table
     samples: Tensor  # (N, V, L, D)
     groups: Tensor  # (N,) physical parts
-    injected: Tensor
-    eligible: Tensor
-    held_out: Tensor
-    validation: Tensor
-    trust: Trust | None  # about the eligible ones
+    injected: Tensor  # (N,) bool: its label is wrong, which only oracles and the evaluation read
+    use: Tensor  # (N,) see ``Use``
+    trust: Trust | None = None  # suspicion, weights and exposure of each
 
     @property
     def fitted(self) -> Tensor:
         """Those that the flow is fitted to, ``(N,)`` bool."""
-        return self.eligible & ~self.held_out
+        return self.use == Use.FIT
+
+    @property
+    def validation(self) -> Tensor:
+        """Those that choose the step to keep, ``(N,)`` bool."""
+        return self.use == Use.VALIDATION
+
+    @property
+    def held_out(self) -> Tensor:
+        """Those kept from the flow, which place the threshold, ``(N,)`` bool."""
+        return self.validation | (self.use == Use.CALIBRATION)
+
+    @property
+    def eligible(self) -> Tensor:
+        """Those that the method may learn anything from, ``(N,)`` bool."""
+        return self.use != Use.EXCLUDED
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Prepared:
             images.samples[fitted],
             images.groups[fitted],
             images.samples[images.validation],
-            images.trust.of(fitted[images.eligible]) if images.trust else None,
+            images.trust.of(fitted) if images.trust else None,
             share,
             self.corrupted,
             self.others,
@@ -101,13 +121,13 @@ def prepare(job: Job, progress: Progress) -> Prepared:
             )
         head, samples = whiten(job, features, rows, eligible)
         groups = group_numbers([data.table.samples[row].group for row in rows])
-        held_out = held_out_images(data, eligible, method.holdout, cfg.seed)
-    images = TrainingImages(
-        tuple(rows), samples, groups, injected, eligible, held_out, held_out, None
-    )
-    if selection := chosen_part(SELECTION, method):
+        use = torch.full_like(groups, Use.FIT)
+        use[held_out_images(data, eligible, method.holdout, cfg.seed)] = Use.VALIDATION
+        use[~eligible] = Use.EXCLUDED
+        images = TrainingImages(tuple(rows), samples, groups, injected, use)
+    if chosen_part(SELECTION, method):
         with progress.stage("trust"):
-            images = selected(selection, job, head, images, progress)
+            images = selected(job, head, images, progress)
     corrupted, others = None, []
     with progress.stage("samples"):
         if CORRUPTED in needs(method):
@@ -129,23 +149,21 @@ def whiten(
     return head, embed(head, features, list(rows))
 
 
-def selected(
-    selection: Part, job: Job, head: Head, images: TrainingImages, progress: Progress
-) -> TrainingImages:
+def selected(job: Job, head: Head, images: TrainingImages, progress: Progress) -> TrainingImages:
     """``images`` with the eligible ones ranked by suspicion. A step must not be chosen for fitting
     images that the method itself distrusts: the less suspicious of the held-out ones choose it."""
     method, of = job.cfg.method, images.eligible
+    selection = chosen_part(SELECTION, method)
+    assert selection is not None
     with progress.bar("trust", selection.ticks(method)) as bar:
         trust: Trust = selection.build(
             method, head, images.samples[of], images.groups[of], images.injected[of],
             job.cfg.seed, bar.advance,
-        )  # fmt: skip
-    trusted = torch.zeros_like(of)
-    trusted[of] = trust.suspicion < VALIDATION
-    validation = images.held_out & trusted
-    return replace(
-        images, trust=trust, validation=validation if validation.any() else images.held_out
-    )
+        ).among(of)  # fmt: skip
+    use, distrusted = images.use.clone(), images.held_out & (trust.suspicion >= VALIDATION)
+    if not torch.equal(distrusted, images.held_out):  # some are left to choose
+        use[distrusted] = Use.CALIBRATION
+    return replace(images, use=use, trust=trust)
 
 
 def group_numbers(names: Sequence[str]) -> Tensor:

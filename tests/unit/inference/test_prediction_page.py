@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rad_lightning.common.histograms import HISTOGRAM_END
 from rad_lightning.data.images import BadImage
 from rad_lightning.inference.detector import Prediction
 from rad_lightning.inference.metadata import DetectorMetadata
-from rad_lightning.inference.page import BEYOND, PredictionPage, bars
+from rad_lightning.inference.page import PredictionPage, bars
 
 METADATA = DetectorMetadata(
     run="run", dataset="folder", category="k", backbone="resnet18 (UNTRAINED demo weights)",
@@ -124,7 +125,7 @@ def test_the_histogram_holds_every_image_on_its_side_of_the_threshold(scores: li
 def test_the_histogram_cuts_what_lies_far_beyond_and_says_how_many() -> None:
     chart = bars([2.0, 3.0, 6.0, 900.0, 901.0], METADATA)
     assert chart.cut == 2
-    assert chart.high == METADATA.margin + BEYOND * (METADATA.margin - chart.low)
+    assert chart.high == METADATA.margin + HISTOGRAM_END * (METADATA.margin - chart.low)
 
 
 def test_a_head_without_maps_shows_the_image_alone() -> None:

@@ -321,7 +321,7 @@ def test_spoiling_keeps_the_type_the_holes_and_changes_all_where_there_is_one_po
 
 def test_queries_end_with_odd_samples_of_doubted_images_and_nothing_else_holds_them() -> None:
     source = trusting()
-    assert source.pushed(8) == 2
+    assert source.exposed(8) == 2
     seen = set()
     for support, query, rate in tasks(source, 100):
         assert len(support.values) == 12 and len(query.values) == 8 and rate == 0
@@ -357,8 +357,8 @@ def test_images_are_queried_by_what_is_believed_and_pushed_by_what_is_doubted() 
 
 
 def test_without_odd_samples_all_of_a_query_is_believed() -> None:
-    source = replace(trusting(), odd=None)
-    assert source.pushed(8) == 0
+    source = replace(trusting(), outliers=None)
+    assert source.exposed(8) == 0
     for _, query, _ in tasks(source, 30):
         assert len(query.values) == 8 and not channel(query, SPOILED).any()
         assert not DOUBTED[channel(query, IMAGE)].any()
@@ -372,18 +372,18 @@ def test_a_share_of_the_query_is_pushed_away_and_never_all(
     share: float, query: int, count: int
 ) -> None:
     source = replace(trusting(), share=share)
-    assert source.pushed(query) == count
+    assert source.exposed(query) == count
     _, drawn, _ = source.draw_task(4, query, seeded())
     assert channel(drawn, SPOILED).tolist() == [0] * (query - count) + [1] * count
 
 
 def test_the_pushed_samples_of_a_step_are_marked_and_of_no_other_source() -> None:
     drawn = EpisodeBatches(trusting(), 3, 48).draw(seeded(), 1)
-    assert drawn.pushed.dtype == torch.bool and drawn.pushed.shape == (3, 8)
-    assert torch.equal(drawn.pushed, channel(drawn.query, SPOILED).bool())
-    assert drawn.pushed.sum(1).tolist() == [2, 2, 2]
+    assert drawn.exposed.dtype == torch.bool and drawn.exposed.shape == (3, 8)
+    assert torch.equal(drawn.exposed, channel(drawn.query, SPOILED).bool())
+    assert drawn.exposed.sum(1).tolist() == [2, 2, 2]
     for name, source in SOURCES.items():
-        pushed = EpisodeBatches(source, 3, 48).draw(seeded(), 1).pushed
+        pushed = EpisodeBatches(source, 3, 48).draw(seeded(), 1).exposed
         assert pushed.shape == (3, 8) and pushed.any().item() is (name == "trusted")
 
 
@@ -391,7 +391,7 @@ def test_odd_samples_need_their_images_and_a_doubt() -> None:
     with pytest.raises(ValueError, match="one must be suspicious"):
         trusting(doubt=torch.zeros(IMAGES))
     with pytest.raises(ValueError, match="every image needs samples to push away"):
-        replace(trusting(), odd=Bank(labelled(8), GROUPS[:8]))
+        replace(trusting(), outliers=Bank(labelled(8), GROUPS[:8]))
 
 
 def test_weighted_images_are_different_ones_drawn_by_their_weight() -> None:

@@ -543,10 +543,10 @@ def test_pushed_samples_are_the_odd_ones_of_suspects() -> None:
     odd = given.samples[-4:, :, 2:5].flatten(0, 2).float()
     for seed in range(5):
         drawn = batches.draw(Generator().manual_seed(seed), 1)
-        assert drawn.pushed.sum(1).tolist() == [2, 2, 2]  # a fifth of 10
-        pushed = drawn.query.values[drawn.pushed]
+        assert drawn.exposed.sum(1).tolist() == [2, 2, 2]  # a fifth of 10
+        pushed = drawn.query.values[drawn.exposed]
         assert (pushed[:, None] == odd).all(2).any(1).all()
-        assert ((drawn.query.positions[drawn.pushed] - 3).abs() <= 1).all()
+        assert ((drawn.query.positions[drawn.exposed] - 3).abs() <= 1).all()
 
 
 def test_without_exposure_queries_are_of_believed_images_alone() -> None:
@@ -557,7 +557,7 @@ def test_without_exposure_queries_are_of_believed_images_alone() -> None:
     believed = given.samples[~SUSPECTS].flatten(0, 2).float()
     for seed in range(5):
         drawn = batches.draw(Generator().manual_seed(seed), 1)
-        assert not drawn.pushed.any()
+        assert not drawn.exposed.any()
         assert (drawn.query.values.flatten(0, 1)[:, None] == believed).all(2).any(1).all()
 
 
@@ -566,7 +566,9 @@ def test_the_loss_of_a_task_with_pushed_samples_follows_its_formula(
 ) -> None:
     module, batches, logged = exposed_module(monkeypatch)
     episodes = batches.draw(Generator().manual_seed(0), 1)
-    assert episodes.pushed.sum() == 6 and module.exposure.weight == 0.5 * module.method.trust.weight
+    assert (
+        episodes.exposed.sum() == 6 and module.exposure.weight == 0.5 * module.method.trust.weight
+    )
 
     def losses(at: Any, samples: Samples, task: int) -> Tensor:
         condition = module.head.condition(samples.positions[task])
@@ -580,7 +582,7 @@ def test_the_loss_of_a_task_with_pushed_samples_follows_its_formula(
 
         after = adapt(loss, module.params, task, steps=1, lr=0.1, clip=1.0)
         found = losses(after, episodes.query, task)
-        pushed = episodes.pushed[task]
+        pushed = episodes.exposed[task]
         normal.append(found[~pushed])
         pushing.append(torch.log1p(torch.exp(4 * (2.0 - found[pushed]))) / 4)
     fit, push = torch.cat(normal).mean(), 0.5 * 0.5 * torch.cat(pushing).mean()
@@ -592,7 +594,7 @@ def test_the_loss_of_a_task_with_pushed_samples_follows_its_formula(
     of_formula = torch.autograd.grad(fit + push, list(module.params.values()))
     for p, expected in zip(module.params.values(), of_formula, strict=True):
         torch.testing.assert_close(p.grad, expected)
-    bare = episodes._replace(pushed=torch.zeros_like(episodes.pushed))
+    bare = episodes._replace(exposed=torch.zeros_like(episodes.exposed))
     logged.clear()
     module.training_step(bare, 0)
     assert "train/exposure" not in logged
@@ -612,7 +614,7 @@ def test_the_uncertainty_is_that_of_the_samples_that_are_learned(
         if kind == "view_variance":  # every image has two views
             episodes.query.views.copy_(torch.arange(10).expand(3, 10) // 4 % 2)
         episodes.query.values[0, :2] *= 4  # a tail
-        episodes.query.values[episodes.pushed] *= scale
+        episodes.query.values[episodes.exposed] *= scale
         module.training_step(episodes, 0)
         values.append(logged["train/uncertainty"])
     assert values[0] > 0

@@ -15,7 +15,7 @@ from rad_lightning.config import (
     TrainConfig,
     TrainerConfig,
 )
-from rad_lightning.config.method import LatentConfig
+from rad_lightning.config.method import RobustLossConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.meta.tasks import Bank
@@ -55,7 +55,7 @@ def bank(samples: Tensor) -> Bank:
 
 def method(form: str = "none", steps: int = 3, l2: L2Config | None = None) -> MethodConfig:
     return MethodConfig(
-        steps=steps, batch_size=640, lr=1e-2, latent=LatentConfig(form=form),
+        steps=steps, batch_size=640, lr=1e-2, latent=RobustLossConfig(form=form),
         l2=l2 or L2Config(),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rad_lightning.common.histograms import HISTOGRAM_END
 from rad_lightning.tracking import content
 
 Result = dict[str, Any]
@@ -58,7 +59,7 @@ def test_a_score_far_beyond_the_threshold_does_not_stretch_the_bins() -> None:
     found = content.score_histograms(
         rows(("test", "0", 0.0), ("test", "0", 1.0), ("test", "1", 1e9)), threshold=2.0
     )
-    end = 2.0 + content.BEYOND * 2.0
+    end = 2.0 + HISTOGRAM_END * 2.0
     assert found["scores/anomalous"].bins[-1] == end
     assert found["scores/anomalous"].histogram[-1] == 1
 

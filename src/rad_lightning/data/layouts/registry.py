@@ -51,5 +51,6 @@ def layout(
 def find_layout(name: str) -> Layout:
     """The layout called ``name``; ``UserError`` where there is none."""
     if name not in LAYOUTS:
-        raise UserError(f"layout {name!r} is not known: choose one of {', '.join(sorted(LAYOUTS))}")
+        known = ", ".join(sorted([*LAYOUTS, "synthetic"]))
+        raise UserError(f"layout {name!r} is not known: choose one of {known}")
     return LAYOUTS[name]

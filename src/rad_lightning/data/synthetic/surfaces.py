@@ -134,7 +134,8 @@ def stone(rng: np.random.Generator) -> Surface:
 
 
 def gear(rng: np.random.Generator) -> Surface:
-    """A brushed steel gear with a bore and five holes, at any angle and slightly off centre."""
+    """A brushed steel gear with a bore and five holes, at any angle and slightly off centre.
+    Long because a gear is a list of shapes."""
     cx, cy = 0.5 + rng.uniform(-0.03, 0.03, 2)
     angle = rng.uniform(0, TURN)
     radius = 0.37 * rng.uniform(0.985, 1.015)

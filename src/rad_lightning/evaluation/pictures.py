@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rad_lightning.common.bins import bin_edges
+from rad_lightning.common.files import atomic, write_bytes
 from rad_lightning.config import DataConfig, EvaluationConfig, TrainConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import load_image, resize_image
@@ -101,7 +103,7 @@ def draw_worst(
         if scored.has_maps:
             pixels = side_by_side(item.image, item.heat, low, high)
         file = f"worst_{number}.jpg"
-        (run / file).write_bytes(thumbnail(pixels))
+        write_bytes(run / file, thumbnail(pixels))
         found.append(
             {
                 "file": file,
@@ -176,7 +178,7 @@ def score_histogram(
     low = float(scores.min())
     shown = np.minimum(scores, threshold + BEYOND * max(threshold - low, 1e-6))
     cut = int((shown < scores).sum())
-    edges = np.histogram_bin_edges(shown, bins=min(40, max(8, len(scores) // 3))).tolist()
+    edges = bin_edges(shown, min(40, max(8, len(scores) // 3))).tolist()
     kinds = (
         (0, "normal", NORMAL_COLOUR),
         (1, "anomalous", ANOMALY_COLOUR),
@@ -243,6 +245,6 @@ def wide(values: Sequence[float]) -> bool:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # No software version in the file: equal runs write equal bytes.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with atomic(path) as aside:
+        # No software version in the file: equal runs write equal bytes.
+        figure.savefig(aside, dpi=110, metadata={"Software": None})

@@ -23,7 +23,7 @@ from rad_lightning import launchers
 from rad_lightning.common.environ import variable
 from rad_lightning.common.errors import CellsFailedError, UserError
 from rad_lightning.common.machine import lack
-from rad_lightning.config import conf_dir, register_schemas, to_typed
+from rad_lightning.config import SCHEMAS, as_written, conf_dir, register_schemas, to_typed
 
 # Each command is the function of its name in the module of its name in rad_lightning.commands.
 COMMANDS = ("train", "predict", "export", "audit", "prepare", "report", "tune", "dashboards")
@@ -107,6 +107,8 @@ def dispatch(arguments: list[str]) -> None:
     switches = [o for o in overrides if o in ("-m", "--multirun")]
     settings = [at_home(o) for o in overrides if o not in switches]
     check_written([*switches, *settings])
+    several = bool(switches) or any(re.match(r"\+*(experiment|hydra\.mode)=", o) for o in settings)
+    settings = [as_written(o, SCHEMAS[command], sweeps=several) for o in settings]
     register_schemas()
     launchers.check_asked(overrides)
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+from contextlib import suppress
+from pathlib import Path
 
 # What torch says of memory, on a CPU and on GPUs, and of sizes beyond any memory.
 NO_MEMORY = re.compile(
@@ -44,6 +47,18 @@ def lack(error: BaseException) -> str | None:
     if not_written(error):
         return f"a file cannot be written: {reason_of(error)}"
     return lack(error.__cause__) if error.__cause__ else None
+
+
+def memory_bytes() -> int:
+    """The memory that this process can have at most: the machine's, its container's, or its own
+    limit, whichever is least."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" where there is none
+            limits.append(int(Path(file).read_text()))
+    if (own := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits.append(own)
+    return min(limits)
 
 
 def not_written(error: BaseException) -> bool:

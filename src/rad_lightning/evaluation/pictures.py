@@ -94,7 +94,9 @@ def draw_worst(
     """
     samples = data.samples(*Roles.TESTED)
     labels, scores = np.array([s.label for s in samples]), scored.test.numpy()
-    margins = right_side(scores, labels, limit) / robust_centre(scored.train)[1]
+    with np.errstate(over="ignore"):  # of a spread of nearly nothing
+        margins = right_side(scores, labels, limit) / robust_centre(scored.train)[1]
+        margins = np.nan_to_num(margins)
     low, high = colour_range(scored.train_positions) if scored.has_maps else (0.0, 1.0)
     found = []
     for number, i in enumerate(np.argsort(margins, kind="stable")[: cfg.worst]):

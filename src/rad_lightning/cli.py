@@ -206,7 +206,7 @@ def one_line(error: BaseException) -> str:
     """What was wrong, where, and what to do, out of Hydra's several lines."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if line := lack(error):
+    if not isinstance(error, HydraException) and (line := lack(error)):  # some are OSErrors
         return " ".join(line.split())
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     if found := re.search(r"Key '([^']+)' not in '(\w+)'", text):

@@ -14,7 +14,7 @@ from rad_lightning.common.machine import not_written, reason_of
 @contextmanager
 def named(target: Path, aside: Path | None = None) -> Iterator[None]:
     """An error of writing inside names ``target``: the operating system says no file when a disk
-    is full, and ``aside`` is a name that no user has ever seen.
+    is full, and ``aside``, a file or a folder with all in it, is a name that no user has ever seen.
 
     Raises:
         OSError: with ``target`` as its ``filename``; those that name another file stay as they are.
@@ -23,7 +23,9 @@ def named(target: Path, aside: Path | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, OSError):
-            foreign = error.filename is not None and str(error.filename) != str(aside)
+            foreign = error.filename is not None and not (
+                aside and Path(os.fsdecode(error.filename)).is_relative_to(aside)
+            )
         else:
             foreign = not not_written(error)
         if foreign or isinstance(error, BrokenPipeError):

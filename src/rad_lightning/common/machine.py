@@ -5,6 +5,7 @@ Libraries wrap the errors of the operating system in their own; all of them end 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -24,6 +25,8 @@ ASKED = re.compile(
 NOT_WRITTEN = re.compile(
     r"PytorchStreamWriter|unexpected pos \d|I/O error|os error \d", re.IGNORECASE
 )
+# What a file system says that takes no more, whatever is written to it.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LESS = (
     "use smaller values of data.size, backbone.batch_size, method.batch_size, head.hidden or "
     "head.blocks, or fewer processes at once"

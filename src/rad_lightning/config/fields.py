@@ -71,7 +71,8 @@ def _beyond(value: Any) -> bool:
 
 def _describe(rules: Any, several: bool, wrong: Any) -> str:
     """What to do about a wrong value, or about a list with a wrong value in it."""
-    if rules.get("choices") is None and _beyond(wrong) and abs(wrong) < math.inf:
+    free = rules.get("choices") is None and rules.get("high") is None
+    if free and _beyond(wrong) and abs(wrong) < math.inf:
         largest = f"{LARGEST:g}" if isinstance(wrong, float) else f"{LARGEST_WHOLE}"
         return f"use numbers up to {largest}"
     if rules.get("choices") is not None:

@@ -43,7 +43,10 @@ def run_in_sweep(cfg: TrainConfig) -> None:
     except BusyError:
         return  # another sweep is at this very job
     except Exception as error:
-        write_failure(job, error)
+        try:
+            write_failure(job, error)
+        except OSError:
+            raise error from None  # for the process that runs the sweep to report
 
 
 def write_failure(job: Job, error: BaseException) -> None:

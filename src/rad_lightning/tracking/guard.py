@@ -96,14 +96,19 @@ class Guard:
             atexit.register(watch.over_the_end)
 
 
-def end_helper() -> None:
-    """Kill W&B's helper, where this process has started one: whoever waits for it gets an error."""
-    # No public way leads to it; where this one has gone, nothing is ended.
+def helper() -> Any:
+    """W&B's helper process, a ``Popen``; ``None`` where this process has started none."""
+    # No public way leads to it; where this one has gone, nothing is found.
     found: Any = wandb.sdk.wandb_setup
     for name in ("_singleton", "_connection", "_proc", "_process"):
         found = getattr(found, name, None)
-    if found is not None:
-        found.kill()
+    return found
+
+
+def end_helper() -> None:
+    """Kill the helper: whoever waits for it gets an error."""
+    if process := helper():
+        process.kill()
 
 
 def forget_helper() -> None:

@@ -9,6 +9,7 @@ from rad_lightning.common.errors import TooLargeError
 from rad_lightning.common.machine import memory_bytes
 from rad_lightning.config import HeadConfig, TrainConfig
 
+BLOCK = 2**14  # bytes of a block's modules themselves, at least
 COPIES = 4  # of every parameter: itself, its gradient, two means of the optimiser
 
 
@@ -29,7 +30,7 @@ def step_bytes(cfg: TrainConfig) -> int:
     backward pass keeps of the batch (each hidden layer, before and after its activation)."""
     head, number = cfg.head, 8 if cfg.trainer.precision == "64-true" else 4
     kept = cfg.method.batch_size * 2 * head.blocks * (2 * head.hidden + 2 * head.channels)
-    return number * (COPIES * flow_parameters(head) + kept)
+    return number * (COPIES * flow_parameters(head) + kept) + BLOCK * head.blocks
 
 
 def batch_bytes(cfg: TrainConfig, images: int) -> int:

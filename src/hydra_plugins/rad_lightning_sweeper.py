@@ -6,7 +6,6 @@ the namespace package ``hydra_plugins`` alone, so this file lies there.
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.config import TrainConfig, to_typed
+from rad_lightning.config import TrainConfig, quoted, to_typed
 from rad_lightning.launchers import divided
 
 ALL = "data.category=all"
@@ -99,10 +98,3 @@ class PlannedSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types
         except Exception as error:  # joblib, submitit: one killed process ends their wait for all
             return [error] * len(batch)
         return [a._return_value if a.status == JobStatus.FAILED else None for a in answers]
-
-
-def quoted(text: str) -> str:
-    """A value that Hydra's grammar reads back as this very text, without interpolation."""
-    # In quotes, Hydra takes backslashes as they are but for those before a quote or the end.
-    doubled = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return "'" + doubled.replace("${", "\\${") + "'"

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rad_lightning import launchers
 from rad_lightning.common.environ import variable
 from rad_lightning.common.errors import CellsFailedError, UserError
-from rad_lightning.config import conf_dir, register_schemas, to_typed
+from rad_lightning.common.machine import lack
+from rad_lightning.config import SCHEMAS, as_written, conf_dir, register_schemas, to_typed
 
 # Each command is the function of its name in the module of its name in rad_lightning.commands.
 COMMANDS = ("train", "predict", "export", "audit", "prepare", "report", "tune", "dashboards")
@@ -84,10 +85,10 @@ def main(argv: list[str] | None = None) -> None:
     except CellsFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:
-        if error.filename is None or os.environ.get("HYDRA_FULL_ERROR"):
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") or not (line := lack(error)):
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         goes_on = split_command(arguments)[0] in RESUMED
@@ -106,10 +107,12 @@ def dispatch(arguments: list[str]) -> None:
     switches = [o for o in overrides if o in ("-m", "--multirun")]
     settings = [at_home(o) for o in overrides if o not in switches]
     check_written([*switches, *settings])
+    several = bool(switches) or any(re.match(r"\+*(experiment|hydra\.mode)=", o) for o in settings)
+    settings = [as_written(o, SCHEMAS[command], sweeps=several) for o in settings]
     register_schemas()
     launchers.check_asked(overrides)
 
-    mistakes: list[str] = []
+    mistakes: list[Exception] = []
     composed = False
 
     def task(cfg: Any) -> None:
@@ -122,12 +125,10 @@ def dispatch(arguments: list[str]) -> None:
         # Kept until Hydra is done: it would add a second line to an exception.
         try:
             function(f"commands.{command}", command)(to_typed(cfg))
-        except (UserError, OmegaConfBaseException) as error:
-            mistakes.append(one_line(error))
-        except OSError as error:
-            if error.filename is None:
+        except Exception as error:
+            if not isinstance(error, (UserError, OmegaConfBaseException)) and not lack(error):
                 raise
-            mistakes.append(f"{error.filename}: {error.strerror}")
+            mistakes.append(error)
 
     sys.argv = ["rad_lightning", *switches, *settings]
     try:
@@ -138,7 +139,7 @@ def dispatch(arguments: list[str]) -> None:
         raise UserError(f"{' '.join(settings)}: {error}") from error
     if mistakes:
         more = f" (and {len(mistakes) - 1} more runs failed)" if len(mistakes) > 1 else ""
-        raise UserError(mistakes[0] + more)
+        raise UserError(one_line(mistakes[0]) + more) from mistakes[0]
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -205,13 +206,15 @@ def one_line(error: BaseException) -> str:
     """What was wrong, where, and what to do, out of Hydra's several lines."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
+    if not isinstance(error, HydraException) and (line := lack(error)):  # some are OSErrors
+        return " ".join(line.split())
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     if found := re.search(r"Key '([^']+)' not in '(\w+)'", text):
         key, schema = found.groups()
         return f"unknown key {full_key(text, key)!r}{suggestion(key, schema)}"
     named = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)
-    if named and (lack := launchers.lacking(named.group(1))):
-        return lack
+    if named and (needed := launchers.lacking(named.group(1))):
+        return needed
     if found := re.search(
         r"Could not find '([^']+)'.*?Available options in '[^']+':\s*(.*?)\n\w", text + "\nX", re.S
     ):

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import SMALL, SMALL_SYNTHETIC, WEIGHTS, Cli, command, one_error, rows_of
+from support import (
+    SMALL,
+    SMALL_SYNTHETIC,
+    WEIGHTS,
+    Cli,
+    command,
+    one_error,
+    only_run,
+    result_of,
+    rows_of,
+)
 
 
 def test_module_runs_from_any_folder(tmp_path: Path) -> None:
@@ -62,6 +72,8 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
             "data.root is not read by data=synthetic: use it with data=csv, data=folder",
         ),
         (["method.lr=1e30"], "training diverged"),
+        (["head.hidden=3000000000"], "GiB or more of memory"),
+        (["method.batch_size=1000000000000"], "GiB or more of memory"),
         (["backbone.name=vit_tiny_patch16_224"], "vit_tiny_patch16_224 cannot read images of 64"),
         (["trainer.accelerator=abacus"], "trainer: "),
         (
@@ -151,6 +163,44 @@ def test_unlabelled_train_and_test_folders_are_kept_apart(cli: Cli, photos: Path
     (manifest,) = Path("outputs/runs").glob("*/manifest.csv")
     roles = {(row["path"].split("/")[0], row["role"]) for row in rows_of(manifest)}
     assert roles == {("train", "train"), ("test", "test")}
+
+
+def test_a_diverged_training_on_unlabelled_images_is_one_line_and_leaves_no_scores(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    assert cli(*own_images(photos / "good", "method.lr=1e6", "method.keep=last")) == 2
+    assert "not finite: training diverged" in one_error(capsys)
+    assert not list(Path("outputs/runs").glob("*/scores.csv"))
+
+
+def test_equal_images_give_a_result(cli: Cli, photos: Path) -> None:
+    for image in [*(photos / "good").iterdir(), *(photos / "bad").iterdir()]:
+        Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(image)
+    assert cli(*own_images(photos, "evaluation.pictures=1", "evaluation.worst=1")) == 0
+    assert result_of(only_run())["metrics"]["image_auroc"] == 0.5
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_note(
+    cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("rad_lightning.evaluation.pictures.score_histogram", broken)
+    assert cli(*own_images(photos, "evaluation.pictures=1", "evaluation.worst=1")) == 0
+    result = result_of(only_run())
+    assert "no histogram and overlays: no such font" in result["notes"]
+    assert result["worst"] and result["metrics"]
+
+
+def test_text_with_what_hydra_reads_as_numbers_is_a_path(
+    cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
+) -> None:
+    photos.rename(photos.with_name("2024_05_17"))
+    assert cli(*own_images(Path("2024_05_17")), "output=1_0 (größe)") == 0
+    assert only_run("1_0 (größe)")
+    assert cli("data=folder", "data.root=2024_05_18") == 2
+    assert "data root 2024_05_18 does not exist" in one_error(capsys)
 
 
 def test_unlabelled_images_are_scored_and_not_evaluated(

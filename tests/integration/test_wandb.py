@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -215,6 +216,30 @@ def test_online_without_a_login_is_one_line_and_nothing_is_asked(
     assert cli(*QUICK, "logger.mode=online") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "not logged in to W&B" in error
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_or_stopped_helper_costs_its_own_run_alone(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    from rad_lightning.tracking import guard
+    from rad_lightning.training.callbacks import StepBar
+
+    hit: list[int] = []
+
+    def strike(self: StepBar, trainer: Any, *_: object) -> None:
+        if not hit:
+            helper = guard.helper()
+            hit.append(helper.pid)
+            os.kill(helper.pid, how)
+
+    monkeypatch.setattr(guard, "PATIENCE", 5.0)
+    monkeypatch.setattr(StepBar, "on_train_batch_end", strike)
+    assert cli("-m", *QUICK, "seed=0,1", "output=out") == 0
+    results = [result_of(run) for run in sorted(Path("out").glob("*-seed*"))]
+    told = [[n for n in r["notes"] if "no complete W&B run" in n] for r in results]
+    assert [len(notes) for notes in told] == [1, 0]
+    assert read(sorted(Path("out").glob("*-seed1-*"))[0])["exit"] == 0
 
 
 def test_a_torn_line_of_the_curves_is_left_out(tmp_path: Path) -> None:

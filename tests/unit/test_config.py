@@ -76,6 +76,15 @@ def test_prepare_composes() -> None:
             "backbone.out_indices = [2, 1]: give numbers in rising order",
         ),
         ("method.lr=inf", "method.lr = inf: use a value > 0"),
+        (
+            "evaluation.robust_z=1e308",
+            "evaluation.robust_z = 1e+308: use a value > 0 and <= 1000000",
+        ),
+        ("method.weight_decay=1e308", "method.weight_decay = 1e+308: use numbers up to 1e+30"),
+        (
+            f"method.steps={10**30}",
+            f"method.steps = {10**30}: use numbers up to 4611686018427387904",
+        ),
         ("method.latent.margin=inf", "method.latent.margin = inf: use finite numbers"),
         ("data.size=[256,8]", "data.size = [256, 8]: use values from 32 to 4096"),
         (

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import atomic, write_text
+from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import environment
 from rad_lightning.config import ExportConfig, TrainConfig
@@ -114,6 +116,8 @@ def written(
                 write, run = WRITERS[format]
                 write(program, aside, metadata)
             except Exception as error:  # the exporters raise nearly anything
+                if isinstance(error, OSError) or lack(error):
+                    raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise UserError(f"{metadata.backbone} cannot be exported: {reason[0]}") from error
         parity = compare(TorchBackend(network, torch.device("cpu")), run(aside), *given)
@@ -182,7 +186,9 @@ def write_onnx(
 
 
 def write_torch(program: torch.export.ExportedProgram, file: Path, _: DetectorMetadata) -> None:
-    torch.export.save(program, file)
+    buffer = BytesIO()  # torch's own writer aborts the process when the disk is full
+    torch.export.save(program, buffer)
+    file.write_bytes(buffer.getvalue())
 
 
 class ProgramBackend:

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import atomic
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.common.threads import cores, torch_threads
@@ -78,9 +79,9 @@ def _write_overlay(
         return None
     # Behind the image's own suffix: a.png and a.jpg may lie in one folder.
     inside = Path(OVERLAYS, name.parent, f"{name.name}.jpg")
-    (folder / inside).parent.mkdir(parents=True, exist_ok=True)
     pixels = side_by_side(found.image, found.map, *metadata.map_range)
-    Image.fromarray(pixels).save(folder / inside, quality=90)
+    with atomic(folder / inside) as aside:
+        Image.fromarray(pixels).save(aside, quality=90)
     return inside
 
 

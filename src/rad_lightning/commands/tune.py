@@ -26,7 +26,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from rad_lightning.common.errors import BusyError, DivergedError, UserError
+from rad_lightning.common.errors import BusyError, DivergedError, TooLargeError, UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.progress import Progress, duration
 from rad_lightning.common.randomness import stream_seed
@@ -177,7 +177,9 @@ class Search:
         except BusyError:
             raise
         except UserError as error:
-            if isinstance(error, DivergedError) or self.trials(TrialState.COMPLETE):
+            if isinstance(error, (DivergedError, TooLargeError)) or self.trials(
+                TrialState.COMPLETE
+            ):
                 raise optuna.TrialPruned(" ".join(str(error).split())) from error
             raise  # as every trial would, an unreadable image for example
 

@@ -4,23 +4,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
+
+from rad_lightning.common.machine import not_written, reason_of
+
+
+@contextmanager
+def named(target: Path, aside: Path | None = None) -> Iterator[None]:
+    """An error of writing inside names ``target``: the operating system says no file when a disk
+    is full, and ``aside``, a file or a folder with all in it, is a name that no user has ever seen.
+
+    Raises:
+        OSError: with ``target`` as its ``filename``; those that name another file stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            foreign = error.filename is not None and not (
+                aside and Path(os.fsdecode(error.filename)).is_relative_to(aside)
+            )
+        else:
+            foreign = not not_written(error)
+        if foreign or isinstance(error, BrokenPipeError):
+            raise
+        number = getattr(error, "errno", None)
+        raise OSError(number, reason_of(error), str(target)) from error
 
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
     """A path beside ``target`` to write to; its file takes the target's place at the end, unless an
-    error leaves the context. The folder is made if it is not there."""
+    error leaves the context. The folder is made if it is not there.
+
+    Raises:
+        OSError: what kept the file from being written, with ``target`` as its ``filename``.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     # Short, since a name may be as long as the file system allows; the suffix says the format.
     aside = target.with_name(f".{os.getpid()}-{get_ident()}{target.suffix}")
     try:
-        yield aside
-        aside.replace(target)
+        with named(target, aside):
+            yield aside
+            aside.replace(target)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # of a file system that has become read-only, say
+            aside.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> Path:

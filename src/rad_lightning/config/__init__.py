@@ -11,6 +11,7 @@ from rad_lightning.config.commands import (
     TuneRange,
 )
 from rad_lightning.config.compose import (
+    SCHEMAS,
     conf_dir,
     from_plain,
     register_schemas,
@@ -35,8 +36,10 @@ from rad_lightning.config.run import (
     TrainConfig,
     TrainerConfig,
 )
+from rad_lightning.config.text import as_written, quoted
 
 __all__ = [
+    "SCHEMAS",
     "VIEWS",
     "AuditConfig",
     "BackboneConfig",
@@ -58,11 +61,13 @@ __all__ = [
     "TrustConfig",
     "TuneConfig",
     "TuneRange",
+    "as_written",
     "conf_dir",
     "digest",
     "faults",
     "from_plain",
     "number_fields",
+    "quoted",
     "register_schemas",
     "to_typed",
     "to_yaml",

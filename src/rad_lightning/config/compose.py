@@ -33,6 +33,17 @@ from rad_lightning.config.run import (
     TrainerConfig,
 )
 
+SCHEMAS: dict[str, type] = {  # what each command reads
+    "train": TrainConfig,
+    "tune": TuneConfig,
+    "audit": AuditConfig,
+    "prepare": PrepareConfig,
+    "report": ReportConfig,
+    "dashboards": DashboardsConfig,
+    "predict": PredictConfig,
+    "export": ExportConfig,
+}
+
 
 @dataclass
 class PlannedSweeperConfig:
@@ -46,14 +57,8 @@ class PlannedSweeperConfig:
 def register_schemas() -> None:
     """Tell Hydra the types, so that unknown keys and wrong types fail while composing."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="tune_schema", node=TuneConfig)
-    store.store(name="audit_schema", node=AuditConfig)
-    store.store(name="prepare_schema", node=PrepareConfig)
-    store.store(name="report_schema", node=ReportConfig)
-    store.store(name="dashboards_schema", node=DashboardsConfig)
-    store.store(name="predict_schema", node=PredictConfig)
-    store.store(name="export_schema", node=ExportConfig)
+    for command, schema in SCHEMAS.items():
+        store.store(name=f"{command}_schema", node=schema)
     store.store(group="hydra/sweeper", name="planned", node=PlannedSweeperConfig)
     for group, node in (
         ("data", DataConfig),

@@ -17,6 +17,8 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING
 
+LARGEST, LARGEST_WHOLE = 1e30, 2**62  # numbers: single precision ends at 3e38
+
 
 def setting(
     default: Any = MISSING,
@@ -45,7 +47,7 @@ def faults(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{key} = []: give at least one value"
         for item in value if isinstance(value, list) else [value]:
             if item is not None and not _accepted(item, f.metadata):
-                yield f"{key} = {value!r}: {_describe(f.metadata, isinstance(value, list))}"
+                yield f"{key} = {value!r}: {_describe(f.metadata, isinstance(value, list), item)}"
                 break
 
 
@@ -53,15 +55,26 @@ def _accepted(value: Any, rules: Any) -> bool:
     choices, low, high, above = (rules.get(k) for k in ("choices", "low", "high", "above"))
     return (
         (choices is None or value in choices)
-        and not (isinstance(value, float) and not math.isfinite(value))
+        and not _beyond(value)
         and (low is None or value >= low)
         and (high is None or value <= high)
         and (above is None or value > above)
     )
 
 
-def _describe(rules: Any, several: bool) -> str:
+def _beyond(value: Any) -> bool:
+    """Whether a number is none, or so large that no computation can take it."""
+    if isinstance(value, float):
+        return not abs(value) <= LARGEST
+    return isinstance(value, int) and abs(value) > LARGEST_WHOLE
+
+
+def _describe(rules: Any, several: bool, wrong: Any) -> str:
     """What to do about a wrong value, or about a list with a wrong value in it."""
+    free = rules.get("choices") is None and rules.get("high") is None
+    if free and _beyond(wrong) and abs(wrong) < math.inf:
+        largest = f"{LARGEST:g}" if isinstance(wrong, float) else f"{LARGEST_WHOLE}"
+        return f"use numbers up to {largest}"
     if rules.get("choices") is not None:
         choices = ", ".join(map(str, rules["choices"]))
         return f"choose from {choices}" if several else f"choose one of {choices}"

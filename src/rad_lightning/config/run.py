@@ -118,7 +118,7 @@ class HeadConfig:
     # patch
     local_pool: int = setting(3, low=1)
     top_fraction: float = setting(0.03, above=0.0, high=1.0)
-    position_dims: int = setting(8, low=0)
+    position_dims: int = setting(8, low=0, high=1024)
     # pooled
     scales: list[float] = setting([1.0], above=0.0, high=4.0)
 
@@ -165,7 +165,7 @@ class EvaluationConfig:
 
     threshold: str = setting("robust", choices=("robust", "quantile"))
     quantile: float = setting(0.95, above=0.0, high=1.0)
-    robust_z: float = setting(3.0, above=0.0)
+    robust_z: float = setting(3.0, above=0.0, high=1e6)
     pixel: bool = setting(True)
     # Training images scored beside the held-out ones; None: all. Scoring all can take as long as
     # scoring the test set, which a sweep pays for in every cell.

@@ -11,6 +11,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.machine import FULL
 
 GIB = 1024**3
 # small archives of empty masks shrink a great deal: the ratio says nothing below this size
@@ -61,6 +62,8 @@ def unpack(
         except UserError:
             raise
         except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise OSError(error.errno, error.strerror, str(destination)) from error
             raise UserError(f"{archive} cannot be unpacked: {error}") from None
         try:
             folder.rename(destination)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +60,20 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
 
+class OnDemand(Sequence[Tensor]):
+    """``make(i)`` for each of the ``numbers``, made whenever it is read: all of them together may
+    take more memory than there is."""
+
+    def __init__(self, make: Callable[[int], Tensor], numbers: Sequence[int]) -> None:
+        self.make, self.numbers = make, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.make(self.numbers[place])
+
+
 class Scorer(Protocol):
     """What gives scores: a ``Head``, or a reference of the same form."""
 
@@ -109,12 +124,13 @@ def evaluate(
         if without := int(known.sum()) - sum(map(bool, usable)):
             notes.append(f"{without} test images have no mask: left out of the pixel metrics")
         if any(s.label != NORMAL and u for s, u in zip(samples, usable, strict=True)):
-            pairs = [
-                (pixel_map(data.table, s, p, geometry), pixel_mask(data.table, s, geometry))
-                for s, p, u in zip(samples, scored.test_positions, usable, strict=True)
-                if u
-            ]
-            found, reasons = pixel_metrics([m for m, _ in pairs], [m for _, m in pairs])
+            used = [i for i, u in enumerate(usable) if u]
+            maps = OnDemand(
+                lambda i: pixel_map(data.table, samples[i], scored.test_positions[i], geometry),
+                used,
+            )
+            masks = OnDemand(lambda i: pixel_mask(data.table, samples[i], geometry), used)
+            found, reasons = pixel_metrics(maps, masks)
             metrics |= found
             notes += reasons
     trained = [data.table.samples[row] for row in scored.train_rows]

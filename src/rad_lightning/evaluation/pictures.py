@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rad_lightning.common.histograms import histogram_end
+from rad_lightning.common.files import atomic, write_bytes
+from rad_lightning.common.histograms import bin_edges, histogram_end
 from rad_lightning.config import DataConfig, EvaluationConfig, TrainConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import load_image, resize_image
@@ -92,7 +93,9 @@ def draw_worst(
     """
     samples = data.samples(*Roles.TESTED)
     labels, scores = np.array([s.label for s in samples]), scored.test.numpy()
-    margins = right_side(scores, labels, limit) / robust_centre(scored.train)[1]
+    with np.errstate(over="ignore"):  # of a spread of nearly nothing
+        margins = right_side(scores, labels, limit) / robust_centre(scored.train)[1]
+        margins = np.nan_to_num(margins)
     low, high = colour_range(scored.train_positions) if scored.has_maps else (0.0, 1.0)
     found = []
     for number, i in enumerate(np.argsort(margins, kind="stable")[: cfg.worst]):
@@ -101,7 +104,7 @@ def draw_worst(
         if scored.has_maps:
             pixels = side_by_side(item.image, item.heat, low, high)
         file = f"worst_{number}.jpg"
-        (run / file).write_bytes(thumbnail(pixels))
+        write_bytes(run / file, thumbnail(pixels))
         found.append(
             {
                 "file": file,
@@ -176,7 +179,7 @@ def score_histogram(
     low = float(scores.min())
     shown = np.minimum(scores, histogram_end(low, threshold))
     cut = int((shown < scores).sum())
-    edges = np.histogram_bin_edges(shown, bins=min(40, max(8, len(scores) // 3))).tolist()
+    edges = bin_edges(shown, min(40, max(8, len(scores) // 3))).tolist()
     kinds = (
         (0, "normal", NORMAL_COLOUR),
         (1, "anomalous", ANOMALY_COLOUR),
@@ -243,6 +246,6 @@ def wide(values: Sequence[float]) -> bool:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # No software version in the file: equal runs write equal bytes.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with atomic(path) as aside:
+        # No software version in the file: equal runs write equal bytes.
+        figure.savefig(aside, dpi=110, metadata={"Software": None})

@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from rad_lightning.common.errors import BusyError, UserError
+from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE, RunDirectory
 from rad_lightning.config import TrainConfig
@@ -42,7 +43,10 @@ def run_in_sweep(cfg: TrainConfig) -> None:
     except BusyError:
         return  # another sweep is at this very job
     except Exception as error:
-        write_failure(job, error)
+        try:
+            write_failure(job, error)
+        except OSError:
+            raise error from None  # for the process that runs the sweep to report
 
 
 def write_failure(job: Job, error: BaseException) -> None:
@@ -50,10 +54,11 @@ def write_failure(job: Job, error: BaseException) -> None:
     facts = job.facts()
     named = {k: facts[k] for k in ("dataset", "category", "head", "method", "seed")}
     trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join((lack(error) or str(error)).split()) or type(error).__name__
+    plain = isinstance(error, UserError) or lack(error)
     content = {
         "run": job.run.path.name,
-        "reason": reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}",
+        "reason": reason if plain else f"{type(error).__name__}: {reason}",
         "kind": type(error).__name__,
         "traceback": trace,
         "cell": {**named, "ratio": facts["noise"]["requested"]},

@@ -21,10 +21,12 @@ from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.flows.coupling import nll
 from rad_lightning.methods.registry import plain_steps
 from rad_lightning.training.job import Job, Shared, open_job
+from rad_lightning.training.size import step_bytes
 from rad_lightning.training.trainer import build_head
 
 PLAN_VERSION = 1
 TIMED_STEPS = 5
+TIMED_BYTES = 2**30  # of a flow and its batch: larger ones are not timed
 OVERHEAD = 3.0  # seconds of a job besides its training steps, where none was measured
 SHOWN = 5
 
@@ -129,11 +131,14 @@ def announce(planned: Sequence[Planned], progress: Progress) -> None:
     if len(problems) > SHOWN:
         progress.say(f"              and {len(problems) - SHOWN} more")
     if to_go:
-        seconds, measured = estimate(planned)
+        seconds, measured, unknown = estimate(planned)
         how = "as the finished cells took" if measured else "after timing a few steps"
+        besides = "features not yet in the cache"
+        if unknown:
+            besides += f" and {unknown} cells that are too large to time"
         progress.say(
             f"        time  about {duration(seconds)} one cell after another ({how}), besides "
-            "features not yet in the cache"
+            f"{besides}"
         )
 
 
@@ -160,13 +165,15 @@ def noise_lines(planned: Sequence[Planned]) -> list[str]:
     ]
 
 
-def estimate(planned: Sequence[Planned]) -> tuple[float, bool]:
-    """Seconds for all cells to go, and whether finished cells tell or a few timed steps."""
+def estimate(planned: Sequence[Planned]) -> tuple[float, bool, int]:
+    """Seconds for all cells to go, whether finished cells tell or a few timed steps, and how many
+    cells are left out, as nobody can tell."""
     taken: dict[str, list[float]] = {}
     for item in planned:
         if item.done and "wall_seconds" in (result := item.run.read_result()):
             taken.setdefault(_kind(item), []).append(float(result["wall_seconds"]))
-    measured, total, timed = True, 0.0, dict[str, float]()
+    measured, total, unknown = True, 0.0, 0
+    timed: dict[str, float | None] = {}
     for item in planned:
         if not item.to_go:
             continue
@@ -177,8 +184,9 @@ def estimate(planned: Sequence[Planned]) -> tuple[float, bool]:
         measured = False
         if kind not in timed:
             timed[kind] = _timed(item)
-        total += timed[kind]
-    return total, measured
+        total += timed[kind] or 0.0
+        unknown += timed[kind] is None
+    return total, measured, unknown
 
 
 def _kind(item: Planned) -> str:
@@ -187,10 +195,19 @@ def _kind(item: Planned) -> str:
     return repr((item.cfg.head, item.cfg.method))
 
 
-def _timed(item: Planned) -> float:
-    """Seconds of a cell, from a few steps of its flow on random samples."""
-    cfg = item.cfg
-    assert cfg is not None
+def _timed(item: Planned) -> float | None:
+    """Seconds of a cell, from a few steps of its flow on random samples; ``None`` for a cell that
+    would take long or much memory, or cannot be: a plan is made in seconds, and always."""
+    assert item.cfg is not None
+    if step_bytes(item.cfg) > TIMED_BYTES:
+        return None
+    try:
+        return _steps(item.cfg)
+    except Exception:  # of torch, of memory: the cell itself will say it
+        return None
+
+
+def _steps(cfg: TrainConfig) -> float:
     head = build_head(cfg.head, (1, cfg.head.channels, 8, 8), 0)
     samples = torch.randn(cfg.method.batch_size, cfg.head.channels)
     positions = torch.zeros(len(samples), dtype=torch.long)

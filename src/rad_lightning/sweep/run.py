@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rad_lightning.common.errors import CellsFailedError, UserError
+from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE
 from rad_lightning.config import TrainConfig
@@ -12,6 +13,7 @@ from rad_lightning.report import write_report
 from rad_lightning.sweep.jobs import failure_of, forget, write_failure
 from rad_lightning.sweep.plan import Planned, announce, make_plan, write_plan
 from rad_lightning.sweep.watch import Watch
+from rad_lightning.training.job import Job
 
 Overrides = Sequence[str]
 Launch = Callable[[Sequence[Overrides]], Sequence[BaseException | None]]
@@ -52,15 +54,15 @@ def run_sweep(
             raised = launch([p.overrides for p in to_go]) if to_go else []
             for item, error in zip(to_go, raised, strict=True):
                 if error is not None and item.job and item.to_go:
-                    write_failure(item.job, error)
+                    record(item.job, error)
     except KeyboardInterrupt:
         progress.say(f"   interrupted with {sum(p.to_go for p in planned)} cells to go")
         raise
     if any(p.done for p in planned):
         try:
             progress.say(f"      report  {write_report(folder)}")
-        except UserError as error:  # no labelled image was tested, say
-            progress.say(f"   no report  {error}")
+        except (UserError, OSError) as error:  # no labelled image was tested, or a full disk
+            progress.say(f"   no report  {lack(error) or error}")
     if reasons := what_failed(planned):
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         lost = sum(not p.done for p in planned)
@@ -69,6 +71,21 @@ def run_sweep(
             f"{lost} of {len(planned)} cells have no result: {reasons[0]}{more}{again}"
         )
     return planned
+
+
+def record(job: Job, error: BaseException) -> None:
+    """Why a cell has no result, unless the cell has said so itself.
+
+    Raises:
+        UserError: it cannot be written, so that nothing else could.
+    """
+    if failure_of(job.run):
+        return
+    try:
+        write_failure(job, error)
+    except OSError as lost:
+        why = lack(error) or " ".join(str(error).split())
+        raise UserError(f"{lack(lost)}: the sweep stops; its first failure: {why}") from lost
 
 
 def what_failed(planned: Sequence[Planned]) -> list[str]:

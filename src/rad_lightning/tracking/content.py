@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import wandb
-from pytorch_lightning.loggers import WandbLogger
 
-from rad_lightning.common.histograms import histogram_end
+from rad_lightning.common.histograms import bin_edges, histogram_end
 from rad_lightning.common.runs import RunDirectory
+from rad_lightning.tracking.guard import Curves
 
 FILES = ("config.yaml", "manifest.csv", "scores.csv", "suspects.csv")
 FACTS = ("dataset", "category", "backbone", "head", "method", "seed")
@@ -31,16 +31,17 @@ SUSPECTS = 100  # rows of the table; the artifact holds all
 BINS = 32
 
 
-def log_result(
-    logger: WandbLogger, run: RunDirectory, result: dict[str, Any], images: bool
-) -> None:
+def log_result(logger: Curves, run: RunDirectory, result: dict[str, Any], images: bool) -> None:
     """Send everything about a finished training to its W&B run.
 
     Args:
         result: what ``result.json`` will hold.
         images: whether pictures of images go along.
     """
-    started = logger.experiment
+    logger.guard(lambda: _log_result(logger.run, run, result, images))
+
+
+def _log_result(started: Any, run: RunDirectory, result: dict[str, Any], images: bool) -> None:
     with redirect_stderr(io.StringIO()):  # thumbnails of several sizes, files that go at once
         started.log(
             {
@@ -92,7 +93,7 @@ def score_histograms(rows: Iterable[Mapping[str, str]], threshold: float) -> dic
     low = min(map(min, by_label.values()))
     end = histogram_end(low, threshold)
     shown = {name: np.minimum(values, end) for name, values in by_label.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(shown.values())), BINS)
+    edges = bin_edges(np.concatenate(list(shown.values())), BINS)
     return {
         f"scores/{name}": wandb.Histogram(np_histogram=np.histogram(values, edges))
         for name, values in shown.items()

@@ -17,6 +17,7 @@ import wandb
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.tracking.charts import CHARTS, COLUMNS, Chart
+from rad_lightning.tracking.guard import STEP
 
 try:
     import wandb_workspaces.reports.v2 as wr
@@ -27,7 +28,6 @@ except ModuleNotFoundError as error:
         "dashboards needs wandb-workspaces: pip install 'rad-lightning[dashboards]'"
     ) from error
 
-STEP = "trainer/global_step"
 BY_METHOD = "facts.method"  # in a run's config
 # What the runs table shows first, the best run on top.
 TABLE = (

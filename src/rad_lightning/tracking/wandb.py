@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from pytorch_lightning.loggers import WandbLogger
 
 from rad_lightning.common.environ import variable
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig
+from rad_lightning.tracking import guard as guards
+from rad_lightning.tracking.guard import Curves, Guard
 from rad_lightning.tracking.login import login_problem
 
 
 @contextmanager
 def wandb_run(
     cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]
-) -> Iterator[WandbLogger | None]:
-    """A logger whose run ends with this context, marked as failed when an exception ends it.
+) -> Iterator[Curves | None]:
+    """A logger whose run ends with this context, marked as failed when an exception ends it. What
+    goes wrong with W&B is said by ``guard.problem`` of the logger and nothing else.
 
     What an interrupted training left in ``wandb/`` goes: an offline run cannot be continued, and a
     cell is to be one run.
@@ -39,7 +41,7 @@ def wandb_run(
         facts: what the run is about (dataset, noise, ...); joins the config under ``facts``.
 
     Raises:
-        UserError: ``logger.mode=online`` without a login, or the server does not answer.
+        UserError: ``logger.mode=online`` without a login.
     """
     further_node = int(os.environ.get("NODE_RANK", "0")) > 0
     if cfg.logger.name != "wandb" or further_node:
@@ -52,13 +54,15 @@ def wandb_run(
     # W&B keeps copies of tables until they are sent: beside the run instead of in the home
     # directory.
     with variable("WANDB_DATA_DIR", str(folder.resolve())):
-        logger = WandbLogger(experiment=_start(cfg, run, facts))
+        guard = Guard()
+        logger = Curves(guard(lambda: _start(cfg, run, facts)), guard)
+        patience = guards.UPLOAD if cfg.logger.mode == "online" else None
         try:
             yield logger
         except BaseException:
-            wandb.finish(exit_code=1)
+            guard(lambda: wandb.finish(exit_code=1), patience)
             raise
-        wandb.finish(exit_code=0)
+        guard(lambda: wandb.finish(exit_code=0), patience)
 
 
 def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
@@ -75,24 +79,21 @@ def _start(cfg: TrainConfig, run: RunDirectory, facts: dict[str, Any]) -> Any:
     )
     if online and (problem := login_problem()):
         raise UserError(f"logger.mode=online: {problem}; or use logger.mode=offline")
-    try:
-        return wandb.init(
-            mode="online" if online else "offline",
-            dir=str(run.path.resolve()),  # its service process may stand in another folder
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            group=cfg.logger.group or Path(cfg.output).resolve().name,
-            job_type="train",
-            name=run.path.name,
-            id=run_id(cfg, run),
-            resume="allow" if online else None,
-            tags=tags(cfg.logger.tags, facts),
-            config={**asdict(cfg), "facts": facts},
-            reinit="finish_previous",
-            settings=settings,
-        )
-    except wandb.Error as error:
-        raise UserError(f"logger=wandb: {error}; use logger=csv to run without W&B") from error
+    return wandb.init(
+        mode="online" if online else "offline",
+        dir=str(run.path.resolve()),  # its service process may stand in another folder
+        project=cfg.logger.project,
+        entity=cfg.logger.entity,
+        group=cfg.logger.group or Path(cfg.output).resolve().name,
+        job_type="train",
+        name=run.path.name,
+        id=run_id(cfg, run),
+        resume="allow" if online else None,
+        tags=tags(cfg.logger.tags, facts),
+        config={**asdict(cfg), "facts": facts},
+        reinit="finish_previous",
+        settings=settings,
+    )
 
 
 def run_id(cfg: TrainConfig, run: RunDirectory) -> str:
@@ -113,7 +114,7 @@ def tags(given: list[str], facts: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(tag)[:64] for tag in named if tag))
 
 
-def log_curves(logger: WandbLogger, metrics_csv: Path) -> None:
+def log_curves(logger: Curves, metrics_csv: Path) -> None:
     """The curves of a ``metrics.csv``: of a part trained before, or in other processes."""
     with metrics_csv.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

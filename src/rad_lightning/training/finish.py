@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rad_lightning.common.machine import lack, reason_of
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
@@ -15,7 +18,7 @@ from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.evaluation import curves
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, Scorer, evaluate, score
-from rad_lightning.evaluation.metrics import auroc
+from rad_lightning.evaluation.metrics import auroc, check_finite
 from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
 from rad_lightning.evaluation.thresholds import reference, threshold
@@ -38,6 +41,8 @@ def finish(
     cfg, run = job.cfg, job.run
     with progress.stage("scoring"):
         scored = score_images(prepared, detector)
+        for scores in (scored.train, scored.test):
+            check_finite(scores)
         eligible = scored.eligible
         limit = threshold(scored.train[eligible], scored.held_out[eligible], cfg.evaluation)
     with progress.stage("evaluation"):
@@ -45,17 +50,47 @@ def finish(
     write_scores(run, data, scored, limit)
     if images.trust:
         write_suspects(run, data, images)
+    log = curves.read(run.path / "metrics.csv")
     with progress.stage("pictures"):
-        draw(run.path, data, scored, limit, cfg.data, cfg.evaluation)
-        worst = draw_worst(run.path, data, scored, limit, cfg.data, cfg.evaluation)
-        log = curves.read(run.path / "metrics.csv")
-        draw_curves(run.path, log, f"{data.table.name}/{data.table.category}", cfg)
+        worst, missing = pictures(prepared, scored, limit, log)
     result = summarise(prepared, evaluation, progress)
+    result["notes"] += missing
     result |= detector_facts(job, scored, limit) | ranking_facts(images, result["metrics"])
     if cfg.method.holdout and not images.held_out.any():
         result["notes"].append(NOTHING_HELD_OUT)
     result |= {"held_out": int(images.held_out.sum()), "held_out_nll": held_out_nll}
     return result | curves.summary(log) | {"worst": worst}
+
+
+def pictures(
+    prepared: Prepared, scored: Scored, limit: float, log: Sequence[curves.Row]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Draw all pictures of a run.
+
+    Returns:
+        What the worst images show, and a note for each picture that could not be drawn: the numbers
+        are there without it.
+    """
+    cfg, data, run = prepared.job.cfg, prepared.data, prepared.job.run.path
+    name = f"{data.table.name}/{data.table.category}"
+    worst: list[dict[str, Any]] = []
+    notes: list[str] = []
+    with missed("histogram and overlays", notes):
+        draw(run, data, scored, limit, cfg.data, cfg.evaluation)
+    with missed("thumbnails of the worst images", notes):
+        worst = draw_worst(run, data, scored, limit, cfg.data, cfg.evaluation)
+    with missed("picture of the curves", notes):
+        draw_curves(run, log, name, cfg)
+    return worst, notes
+
+
+@contextmanager
+def missed(what: str, notes: list[str]) -> Iterator[None]:
+    """An error inside becomes a note of what there is not."""
+    try:
+        yield
+    except Exception as error:  # of Matplotlib, Pillow, the disk, the memory
+        notes.append(f"no {what}: {lack(error) or reason_of(error)}")
 
 
 def score_images(prepared: Prepared, detector: Scorer) -> Scored:

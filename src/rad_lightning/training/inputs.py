@@ -21,6 +21,7 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.methods.registry import SELECTION, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
+from rad_lightning.training.size import refuse_too_large
 from rad_lightning.training.trainer import build_head, embed, fit_whitening
 
 FEWEST_HELD_OUT = 5
@@ -106,9 +107,11 @@ def prepare(job: Job, progress: Progress) -> Prepared:
     """Features, whitening, the split of the training images, and what the method believes of them.
 
     Raises:
-        UserError: unreadable or too few images, or settings that leave nothing to learn from.
+        UserError: unreadable or too few images, settings that leave nothing to learn from, or that
+            need more memory than there is.
     """
     cfg, method = job.cfg, job.cfg.method
+    refuse_too_large(cfg, len(job.data.rows(*Roles.TRAINED, *Roles.TESTED)))
     data, features = featurise(job, progress)
     with progress.stage("samples"):
         rows = data.rows(*Roles.TRAINED)

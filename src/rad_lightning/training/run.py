@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytorch_lightning.loggers import WandbLogger
-
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.common.threads import limited
@@ -15,6 +13,7 @@ from rad_lightning.evaluation.evaluate import Scorer
 from rad_lightning.evaluation.summary import print_summary
 from rad_lightning.methods.registry import objective_of
 from rad_lightning.tracking.content import log_result
+from rad_lightning.tracking.guard import Curves
 from rad_lightning.tracking.wandb import wandb_run
 from rad_lightning.training.finish import finish
 from rad_lightning.training.inputs import Prepared, prepare
@@ -50,13 +49,15 @@ def run_job(job: Job, progress: Progress) -> RunDirectory:
         result = finish(prepared, fitted.detector, fitted.held_out_nll, progress)
         if logger:
             log_result(logger, run, result, images=cfg.logger.images)
+    if logger and logger.guard.problem:
+        result["notes"].append(logger.guard.problem)
     result["wall_seconds"] = round(progress.clock() - progress.started, 3)
     run.write_result(result)
     print_summary(progress, result, run.path)
     return run
 
 
-def fit(prepared: Prepared, progress: Progress, logger: WandbLogger | None = None) -> Fitted:
+def fit(prepared: Prepared, progress: Progress, logger: Curves | None = None) -> Fitted:
     """The head with its flow trained, or a reference without a flow. An interrupted training of
     this job goes on from its checkpoint."""
     job, cfg, training = prepared.job, prepared.job.cfg, prepared.training()

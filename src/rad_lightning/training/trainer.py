@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.common.files import write_text
+from rad_lightning.common.files import named, write_text
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.threads import flow_threads, torch_threads
@@ -30,8 +30,10 @@ from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.methods.batches import Batches, StepDataModule, flat_samples
 from rad_lightning.methods.module import FlowModule
+from rad_lightning.tracking.guard import Curves
 from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training.callbacks import KeepBest, SaveLast, StepBar, Threads
+from rad_lightning.training.checkpoint import WholeCheckpoint
 
 WHITENING_SAMPLES = 32_768
 IMAGES_AT_ONCE = 16  # images held as float32 at once
@@ -129,7 +131,7 @@ def fit_flow(
     run: Path,
     checkpoint: Path | None,
     progress: Progress,
-    wandb: WandbLogger | None = None,
+    wandb: Curves | None = None,
 ) -> Ended:
     """Train ``module.head.flow`` in place, and give it its deployed parameters.
 
@@ -162,7 +164,8 @@ def fit_flow(
         callbacks.append(Threads(threads))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
         try:
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            with named(log):  # the curves; the checkpoint names itself
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C, which it ignores from then on
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise (error.__context__ or error) from None
@@ -208,7 +211,7 @@ def build_trainer(
     method: MethodConfig,
     run: Path,
     callbacks: Sequence[Callback],
-    wandb: WandbLogger | None = None,
+    wandb: Curves | None = None,
 ) -> Trainer:
     """A Lightning trainer that logs ``metrics.csv`` into ``run``."""
     loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=10)]
@@ -224,7 +227,8 @@ def build_trainer(
             logger=[*loggers, wandb] if wandb else loggers,
             callbacks=list(callbacks),
             # Not Slurm's: a job of one task may spawn its processes itself.
-            plugins=[LightningEnvironment()] if "spawn" in cfg.strategy else None,
+            plugins=[WholeCheckpoint()]
+            + ([LightningEnvironment()] if "spawn" in cfg.strategy else []),
             log_every_n_steps=1 if method.l2.on else max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,

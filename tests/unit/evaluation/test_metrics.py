@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy import integrate, ndimage
 from sklearn import metrics as sk
 from torch import Tensor
 
+from rad_lightning.evaluation.evaluate import OnDemand
 from rad_lightning.evaluation.metrics import (
     NotFiniteError,
     auroc,
@@ -265,3 +267,40 @@ def test_masks_of_one_kind_have_no_pixel_metrics_and_say_why(value: bool, word: 
 def test_no_masks_have_no_pixel_metrics_and_say_why() -> None:
     found, notes = pixel_metrics([], [])
     assert found == {} and len(notes) == 1
+
+
+@pytest.mark.parametrize("scores", [[1.0] * 4, [1.0, 1.0000001, 1.0, 1.0]])
+def test_equal_scores_are_worth_a_guess(scores: list[float]) -> None:
+    found, _ = image_metrics(torch.tensor(scores), torch.tensor([0, 1, 0, 1]), 1.0)
+    assert found["image_auroc"] == 0.5 + 0.25 * (len(set(scores)) > 1)
+    assert found["oracle_f1_max"] == pytest.approx(2 / 3)
+
+
+def test_pixel_metrics_in_ranges_are_those_of_one_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(40, 30), (25, 61), (33, 33)]
+    masks = [torch.rand(size, generator=generator) > 0.9 for size in sizes]
+    maps = [torch.rand(m.shape, generator=generator) + 0.3 * m for m in masks]
+    for ties in (maps, [(5 * m).round() for m in maps]):
+        whole, _ = pixel_metrics(ties, masks)
+        with monkeypatch.context() as patch:
+            patch.setattr("rad_lightning.evaluation.metrics.PIXELS_AT_ONCE", 300)
+            parts, _ = pixel_metrics(ties, masks)
+        assert parts == pytest.approx(whole, abs=1e-12)
+
+
+def test_pixel_metrics_hold_few_maps_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = weakref.WeakSet[torch.Tensor](), 0
+
+    def made(number: int) -> torch.Tensor:
+        nonlocal most
+        found = torch.rand(50, 50, generator=torch.Generator().manual_seed(number))
+        alive.add(found)
+        most = max(most, len(alive))
+        return found
+
+    monkeypatch.setattr("rad_lightning.evaluation.metrics.PIXELS_AT_ONCE", 5000)
+    masks = [torch.rand(50, 50) > 0.95 for _ in range(40)]
+    found, _ = pixel_metrics(OnDemand(made, range(40)), masks)
+    assert 0.4 < found["pixel_auroc"] < 0.6
+    assert most < 8

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.files import named
 from rad_lightning.data.samples import GOOD
 from rad_lightning.data.synthetic.defects import DEFECTS, photograph
 from rad_lightning.data.synthetic.surfaces import SURFACES
@@ -55,7 +56,10 @@ def generate(
     if _is_complete(root / category, pictures):
         return root
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{category}.") as workspace:
+    with (
+        tempfile.TemporaryDirectory(dir=root, prefix=f".{category}.") as workspace,
+        named(root / category, Path(workspace)),
+    ):
         folder = Path(workspace) / category
         for picture in pictures:
             _draw(folder, category, picture, size, seed)

@@ -16,6 +16,7 @@ from rad_lightning.evaluation.summary import print_summary
 from rad_lightning.methods.registry import objective_of
 from rad_lightning.tracking.content import log_result
 from rad_lightning.tracking.wandb import wandb_run
+from rad_lightning.training.checkpoint import usable_checkpoint
 from rad_lightning.training.finish import finish
 from rad_lightning.training.inputs import Prepared, prepare
 from rad_lightning.training.job import Job
@@ -65,7 +66,7 @@ def fit(prepared: Prepared, progress: Progress, logger: WandbLogger | None = Non
     if not objective.flow:
         return Fitted(built)
     module, batches = built
-    checkpoint = job.run.usable_checkpoint()
+    checkpoint = usable_checkpoint(job.run, progress)
     if checkpoint:
         progress.say(f"    resuming  {checkpoint}")
     assert training.held_out is not None

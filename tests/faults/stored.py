@@ -109,7 +109,7 @@ def checkpoint_damages(data: bytes, rng: np.random.Generator) -> Damage:
 def object_damages(data: bytes, rng: np.random.Generator) -> Damage:
     """Of ``result.json``, ``sweep.json`` or ``detector.onnx.json``: JSON that is something else."""
     content = json.loads(data)
-    key = str(rng.choice([k for k in content if k != "sha256"]))
+    key = str(rng.choice([k for k in content if k != "content_sha256"]))
     lacking = {k: v for k, v in content.items() if k != key}
     others: dict[str, Any] = {
         "null": None,
@@ -121,7 +121,7 @@ def object_damages(data: bytes, rng: np.random.Generator) -> Damage:
         "a value lost": content | {key: None},
         "another kind of value": content | {key: [[]]},
         "deeply nested": content | {key: json.loads("[" * 200 + "]" * 200)},
-        "no checksum": {k: v for k, v in content.items() if k != "sha256"},
+        "no checksum": {k: v for k, v in content.items() if k != "content_sha256"},
     }
     if content[key] is None:
         del others["a value lost"]

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rad_lightning.common.errors import BusyError
+from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.sealed import SEAL, read_object, sealed
 
@@ -124,6 +124,28 @@ def finite_number(value: Any) -> float | None:
     """``value``, where it is one."""
     known = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if known else None
+
+
+def check_files(run: RunDirectory, names: Sequence[str]) -> None:
+    """Whether the files of a finished run are those that it has written.
+
+    Raises:
+        UserError: they, or the ``result.json`` that says so, are not.
+    """
+    if not (run.path / RESULT).exists():
+        return  # interrupted: nothing says what its files were
+    try:
+        recorded = run.read_result().get("files")
+    except ValueError as error:
+        raise UserError(f"{run.path / RESULT}: {error}") from None
+    if recorded is None:
+        return  # of an older version
+    found = run.file_hashes()
+    if wrong := [name for name in names if found.get(name) != recorded.get(name)]:
+        raise UserError(
+            f"{run.path / wrong[0]}: not what the run has written (its sha256 differs from that in "
+            f"{RESULT})"
+        )
 
 
 def environment() -> dict[str, Any]:

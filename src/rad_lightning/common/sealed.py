@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SEAL = "sha256"  # the key in a JSON object
+SEAL = "content_sha256"  # the key in a JSON object
 MOST_BYTES = 64 * 2**20  # of a JSON file: ours have some kB
 
 

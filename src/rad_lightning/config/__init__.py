@@ -13,6 +13,7 @@ from rad_lightning.config.commands import (
 from rad_lightning.config.compose import (
     conf_dir,
     from_plain,
+    from_yaml,
     register_schemas,
     to_typed,
     to_yaml,
@@ -62,6 +63,7 @@ __all__ = [
     "digest",
     "faults",
     "from_plain",
+    "from_yaml",
     "number_fields",
     "register_schemas",
     "to_typed",

@@ -165,7 +165,7 @@ class EvaluationConfig:
 
     threshold: str = setting("robust", choices=("robust", "quantile"))
     quantile: float = setting(0.95, above=0.0, high=1.0)
-    robust_z: float = setting(3.0, above=0.0)
+    robust_z: float = setting(3.0, above=0.0, high=1e6)
     pixel: bool = setting(True)
     # Training images scored beside the held-out ones; None: all. Scoring all can take as long as
     # scoring the test set, which a sweep pays for in every cell.

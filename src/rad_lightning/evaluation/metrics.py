@@ -43,7 +43,7 @@ def image_metrics(scores: Tensor, labels: Tensor, threshold: float) -> tuple[Met
     Raises:
         NotFiniteError: a score is not finite.
     """
-    _check_finite(scores)
+    check_finite(scores)
     labels = labels.long()
     flagged = scores.double() > threshold
     found: Metrics = {}
@@ -95,7 +95,7 @@ def pixel_metrics(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Metr
     if not maps:
         return {}, ["no pixel metrics: no test image has a mask"]
     scores = torch.cat([m.flatten() for m in maps])
-    _check_finite(scores)
+    check_finite(scores)
     overlap, regions = _region_shares(masks)
     normal = overlap == 0
     if not regions or not normal.any():
@@ -161,7 +161,8 @@ def per_defect_auroc(
     return result
 
 
-def _check_finite(scores: Tensor) -> None:
+def check_finite(scores: Tensor) -> None:
+    """Raise ``NotFiniteError`` at NaN or infinity: neither is a verdict."""
     bad = int((~torch.isfinite(scores)).sum())
     if bad:
         raise NotFiniteError(

@@ -27,7 +27,7 @@ RESULTS = {
 def read(run: RunDirectory) -> dict[str, Any]:
     """The result without its checksums."""
     found = run.read_result()
-    return {key: value for key, value in found.items() if key not in ("files", "sha256")}
+    return {key: value for key, value in found.items() if key not in ("files", "content_sha256")}
 
 
 @pytest.fixture

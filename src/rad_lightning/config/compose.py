@@ -38,6 +38,9 @@ from rad_lightning.config.run import (
 )
 
 
+DEEPEST = 16  # levels of nesting in a YAML file; ours have four
+
+
 @dataclass
 class PlannedSweeperConfig:
     """Hydra's node for our sweeper: the settings of its basic one."""
@@ -120,13 +123,23 @@ def from_yaml(text: str) -> TrainConfig:
         UserError: not the settings of a run of this version.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise UserError("it has aliases, which no run writes")  # a few can stand for gigabytes
+        _refuse_bombs(text)
         content = OmegaConf.to_container(OmegaConf.create(text))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join((str(error).splitlines() or [type(error).__name__])[:1])
         raise UserError(f"not the settings of a run of this version ({reason})") from error
     return from_plain(_unescaped(content))
+
+
+def _refuse_bombs(text: str) -> None:
+    """Raise ``ValueError`` at YAML that no run writes: a few aliases can stand for gigabytes, and
+    deep nesting takes hours to read."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise ValueError("it has aliases, or is nested too deeply")
 
 
 def _each_string(content: Any, change: Callable[[str], str]) -> Any:

@@ -23,8 +23,9 @@ from rad_lightning.cli import main as command
 from rad_lightning.commands.export import compare, export, images_to_compare
 from rad_lightning.config import ExportConfig
 from rad_lightning.data.find import find_images
-from rad_lightning.inference.backends import Backend, OnnxBackend, TorchBackend, open_run
+from rad_lightning.inference.backends import Backend, TorchBackend, open_run
 from rad_lightning.inference.detector import batch, read_placed
+from rad_lightning.inference.onnx import OnnxBackend
 
 BATCHES, ROUNDS, PER_ROUND = (1, 8), 7, 16
 

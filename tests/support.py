@@ -106,6 +106,13 @@ def result_of(run: Path) -> dict[str, Any]:
     return content
 
 
+def rewrite(file: Path, content: dict[str, Any]) -> None:
+    """Write ``result.json`` or ``detector.onnx.json`` as if the product had written ``content``."""
+    from rad_lightning.common.sealed import SEAL, sealed
+
+    file.write_text(sealed({key: value for key, value in content.items() if key != SEAL}))
+
+
 def rows_of(table: Path) -> list[dict[str, str]]:
     """The rows of a CSV file by column."""
     with table.open(newline="", encoding="utf-8") as lines:

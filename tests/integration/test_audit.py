@@ -199,6 +199,9 @@ def test_a_finished_run_is_audited_on_its_own_images(
     (tree,) = Path("outputs/cache/synthetic").iterdir()
     config = (run / "config.yaml").read_text().replace("name: synthetic", "name: mvtec", 1)
     (run / "config.yaml").write_text(config)
+    assert cli("audit", f"run={run}", *FAST) == 2
+    assert "config.yaml: not what the run has written" in one_error(capsys)
+    (run / "result.json").unlink()  # as of an interrupted run, which nothing says about
     tree.rename("moved")
     moved = (f"run={run}", *FAST, "backbone.weights=untrained")
     assert cli("audit", *moved, "data.root=moved", "count=2", "output=c") == 0
@@ -289,10 +292,43 @@ def test_a_run_and_settings_that_it_has_already_are_one_line(
         assert told.startswith(setting.strip("~").split("=")[0]) and "comes from the run" in told
     assert cli("audit", f"run={run}", f"apply={run / 'manifest.csv'}") == 2
     assert "would overwrite the manifest that is read" in one_error(capsys)
-    for broken in ("[1, 2]", "data: {name: nothing}", "head: {channels: many}", "{", ""):
+    (run / "result.json").write_text("null")
+    assert cli("audit", f"run={run}", *FAST) == 2
+    assert "result.json: it is not a JSON object" in one_error(capsys)
+    (run / "result.json").unlink()
+    bomb = "a0: &a0 [1]\n" + "".join(
+        f"a{i + 1}: &a{i + 1} [{','.join([f'*a{i}'] * 9)}]\n" for i in range(30)
+    )
+    broken_ones = (
+        "[1, 2]", "data: {name: nothing}", "head: {channels: many}", "{", "", "seed: ${seed}",
+        bomb, "[" * 60_000, "# " + "x" * 300_000,
+    )  # fmt: skip
+    for broken in broken_ones:
         (run / "config.yaml").write_text(broken)
         assert cli("audit", f"run={run}", *FAST) == 2
         assert "config.yaml" in one_error(capsys)
+
+
+def test_a_foreign_run_resolves_nothing_and_says_not_where_to_write(
+    cli: Cli, mixed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    assert cli(*folder(mixed), "method.steps=1") == 0
+    run = only_run()
+    (run / "result.json").unlink()
+    config = (run / "config.yaml").read_text()
+    hostile = config.replace("dir: outputs/cache", f"dir: {mixed.parent / 'elsewhere'}")
+    hostile = hostile.replace("output: outputs/runs", "output: ${oc.env:SECRET}")
+    assert hostile.count("elsewhere") == hostile.count("SECRET") == 1
+    (run / "config.yaml").write_text(hostile)
+    capsys.readouterr()
+    assert cli("audit", f"run={run}", *FAST) == 0
+    shown = capsys.readouterr().out
+    assert "hunter2" not in shown and not (mixed.parent / "elsewhere").exists()
+    assert "hunter2" not in (only_audit() / "audit.json").read_text()
+    (run / "config.yaml").write_text(config.replace(str(mixed), "${oc.env:SECRET}"))
+    assert cli("audit", f"run={run}", *FAST) == 2
+    assert "${oc.env:SECRET} does not exist" in one_error(capsys)
 
 
 def test_too_few_images_are_one_line(

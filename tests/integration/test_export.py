@@ -20,7 +20,7 @@ from rad_lightning import Detector
 from rad_lightning.cli import main
 from rad_lightning.commands import export
 from rad_lightning.inference.detector import batch, read_placed
-from support import SMALL, Cli, one_error, result_of, rows_of
+from support import SMALL, Cli, one_error, result_of, rewrite, rows_of
 
 pytestmark = pytest.mark.slow
 LACKING = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
@@ -176,16 +176,18 @@ def test_a_file_without_its_facts_or_with_others_is_refused(
     facts = json.loads(exported("patch").with_name("detector.onnx.json").read_text())
     beside = Path("detector.onnx.json")
     beside.write_text("{")
-    assert "not what an export writes" in told()
-    beside.write_text(json.dumps(facts | {"sha256": "0" * 64}))
+    assert "detector.onnx.json: " in told()
+    beside.write_text(json.dumps(facts | {"format": "torch"}))
+    assert "detector.onnx.json: it is damaged or was changed" in told()
+    rewrite(beside, facts | {"sha256": "0" * 64})
     assert "describes another file than detector.onnx" in told()
-    beside.write_text(json.dumps(facts | {"detector": {}}))
+    rewrite(beside, facts | {"detector": {}})
     assert "detector.onnx.json: not the metadata of a detector" in told()
     Path("detector.onnx").write_bytes(b"torn")
     from rad_lightning.data.splits import file_hashes
 
     (torn,) = file_hashes([Path("detector.onnx")])
-    beside.write_text(json.dumps(facts | {"sha256": torn}))
+    rewrite(beside, facts | {"sha256": torn})
     assert "detector.onnx: not readable by onnxruntime" in told()
 
 
@@ -244,7 +246,7 @@ def test_images_that_are_gone_can_be_named(
     copy = Path(shutil.copytree(runs("patch"), "copy"))
     result = result_of(copy)
     result["config"]["data"]["root"] = "gone"
-    (copy / "result.json").write_text(json.dumps(result))
+    rewrite(copy / "result.json", result)
     call = ("export", f"checkpoint={copy}", "format=torch", "output=out")
     assert cli(*call) == 2
     line = one_error(capsys)
@@ -259,7 +261,7 @@ def test_a_bfloat16_run_is_refused(
     copy = Path(shutil.copytree(runs("patch"), "copy"))
     result = result_of(copy)
     result["config"]["backbone"]["precision"] = "bfloat16"
-    (copy / "result.json").write_text(json.dumps(result))
+    rewrite(copy / "result.json", result)
     assert cli("export", f"checkpoint={copy}", "format=torch") == 2
     assert "use a run in float32" in capsys.readouterr().err
 
@@ -285,7 +287,7 @@ def test_without_the_extra_one_line_names_it(
         Path("d.onnx").touch()
         metadata = Detector.load(runs("patch")).metadata.as_dict()
         facts = {"detector": metadata, "sha256": file_hashes([Path("d.onnx")])[0]}
-        Path("d.onnx.json").write_text(json.dumps(facts))
+        rewrite(Path("d.onnx.json"), facts)
         assert cli("predict", "checkpoint=d.onnx", f"input={photos}") == 2
     line = one_error(capsys)
     assert "onnxruntime" in line and "pip install 'rad-lightning[onnx]'" in line

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faults.stored import Damages, checkpoint_damages, damages, object_damages, tries
 from rad_lightning import Detector
 from rad_lightning.cli import main
+from rad_lightning.common.errors import UserError
+from rad_lightning.common.runs import RunDirectory
 from rad_lightning.inference.detector import Detector as DetectorClass
 from support import (
     HANG,
@@ -27,6 +30,7 @@ from support import (
     one_error,
     only_run,
     result_of,
+    rewrite,
     rows_of,
 )
 
@@ -216,12 +220,17 @@ def test_a_run_and_an_unfinished_one_and_none(
     assert "the folder of a training" in told(f"checkpoint={run}", f"output={run}")
     copy = Path(shutil.copytree(run, "copy"))
     (copy / "last.ckpt").write_bytes(b"torn")
-    assert "last.ckpt: not a checkpoint of this version" in told(f"checkpoint={copy}")
+    assert "last.ckpt: it is damaged" in told(f"checkpoint={copy}")
     (copy / "last.ckpt").unlink()
     assert "last.ckpt: no such file" in told(f"checkpoint={copy}")
     result = result_of(copy)
     del result["threshold"]["spread"], result["threshold"]["median"]
     (copy / "result.json").write_text(json.dumps(result))
+    assert "result.json: it is damaged or was changed" in told(f"checkpoint={copy}")
+    rewrite(copy / "result.json", result)
+    assert "not the metadata of a detector" in told(f"checkpoint={copy}")
+    del result["files"]
+    rewrite(copy / "result.json", result | {"schema_version": 2})
     assert "written by an older version" in told(f"checkpoint={copy}")
     (copy / "result.json").unlink()
     assert "no finished run" in told(f"checkpoint={copy}")
@@ -258,9 +267,61 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(run: Path, tmp_path: Pat
             return Path.touch, (mark,)
 
     torch.save(content | {"extra": Evil()}, copy / "last.ckpt")
-    with pytest.raises(ValueError, match="not a checkpoint of this version"):
-        Detector.load(copy)
+    for recorded in (False, True):  # whoever forges the file may forge the result too
+        if recorded:
+            files = RunDirectory(copy).file_hashes()
+            rewrite(copy / "result.json", result_of(copy) | {"files": files})
+        with pytest.raises(ValueError, match=r"last\.ckpt: it is damaged"):
+            Detector.load(copy)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "result.json"])
+@pytest.mark.parametrize("edited", [False, True])
+def test_no_damage_gives_another_score(
+    run: Path, test_images: dict[str, Path], tmp_path: Path, file: str, edited: bool
+) -> None:
+    structured = checkpoint_damages if file == "last.ckpt" else object_damages
+    kind: Damages = structured if edited else damages
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    whole = (run / file).read_bytes()
+    image = next(iter(test_images.values()))
+    (wanted,) = Detector.load(run).predict(image)
+    for seed in range(tries()):
+        name, content = kind(whole, np.random.default_rng(seed))
+        (copy / file).write_bytes(content)
+        try:
+            (found,) = Detector.load(copy).predict(image)
+        except UserError as error:
+            assert "\n" not in str(error) and file in str(error), (seed, name)
+        else:  # nothing that counts was changed, a blank in the JSON for example
+            assert file == "result.json", (seed, name)
+            assert (found.score, found.robust_z) == (wanted.score, wanted.robust_z), (seed, name)
+
+
+def test_weights_that_are_no_numbers_are_refused(run: Path, tmp_path: Path) -> None:
+    import torch
+
+    from rad_lightning.training.checkpoint import SealedCheckpoints, read_checkpoint
+
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    content = read_checkpoint(copy / "last.ckpt")
+    content["state_dict"]["head.whitening.mean"][3] = torch.nan
+    SealedCheckpoints().save_checkpoint(content, copy / "last.ckpt")
+    rewrite(copy / "result.json", result_of(copy) | {"files": RunDirectory(copy).file_hashes()})
+    with pytest.raises(UserError, match=r"whitening\.mean holds NaN or infinity"):
+        Detector.load(copy)
+
+
+@pytest.mark.parametrize("content", ["null", '"text"', "[]", "{}", "1", "{", '{"metrics": {}}'])
+def test_json_that_is_no_result_is_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str], run: Path, photos: Path, content: str
+) -> None:
+    copy = Path(shutil.copytree(run, "copy"))
+    (copy / "result.json").write_text(content)
+    for call in (("predict", f"input={photos}"), ("export",)):
+        assert cli(*call, f"checkpoint={copy}") == 2
+        assert "result.json: " in one_error(capsys)
 
 
 def test_a_reference_without_a_flow_is_one_line(

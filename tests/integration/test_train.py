@@ -108,7 +108,7 @@ def test_a_broken_checkpoint_and_a_broken_cache_entry_are_made_anew(cli: Cli) ->
     metrics = result_of(run)["metrics"]
     (run / "result.json").unlink()
     (run / "last.ckpt").write_bytes(b"torn")
-    entry = next(Path("outputs/cache/features").glob("*/*/*.npy"))
+    entry = next(Path("outputs/cache/features").glob("*/*/*.safetensors"))
     entry.write_bytes(entry.read_bytes()[:100])
     assert cli(*SMALL_SYNTHETIC) == 0
     assert result_of(run)["metrics"] == metrics

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import (
     TrainConfig,
     conf_dir,
     digest,
+    from_plain,
+    from_yaml,
     number_fields,
     register_schemas,
     to_typed,
+    to_yaml,
 )
 
 
@@ -116,3 +121,35 @@ def test_run_key_ignores_where_a_run_is_done_and_sees_what_changes_numbers() -> 
     assert key(replace(cfg, seed=1)) != key(cfg)
     assert key(replace(cfg, head=replace(cfg.head, hidden=3))) != key(cfg)
     assert key(replace(cfg, data=replace(cfg.data, root="elsewhere"))) == key(cfg)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(alphabet="\\${}a:'\" ,?.#\n", max_size=12))
+def test_what_looks_like_an_interpolation_in_a_runs_settings_is_text(root: str) -> None:
+    if root == "???":  # a missing value to OmegaConf
+        return
+    cfg = composed("data=folder")
+    cfg = replace(cfg, data=replace(cfg.data, root=root))
+    assert from_plain(asdict(cfg)) == cfg
+    assert from_yaml(to_yaml(cfg)) == cfg
+
+
+def test_nothing_in_a_runs_settings_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    content = asdict(composed("data=folder"))
+    content["data"]["root"] = "${oc.env:SECRET}"
+    assert from_plain(content).data.root == "${oc.env:SECRET}"
+    text = to_yaml(composed("data=folder")).replace("root: null", "root: ${oc.env:SECRET}")
+    assert from_yaml(text).data.root == "${oc.env:SECRET}"
+
+
+@pytest.mark.parametrize("content", [None, 1, "text", [], [1], {}, {"data": 3}, {"x": 1}])
+def test_what_is_no_settings_is_one_line(content: object) -> None:
+    with pytest.raises(UserError) as caught:
+        from_plain(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_robust_z_is_beyond_numbers() -> None:
+    with pytest.raises(UserError, match=r"evaluation\.robust_z = 1e\+308"):
+        composed("evaluation.robust_z=1e308")

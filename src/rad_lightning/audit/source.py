@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]  # OmegaConf's reader raises it
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.config import AuditConfig, NoiseConfig, TrainConfig, to_typed
+from rad_lightning.common.runs import RunDirectory, check_files
+from rad_lightning.common.sealed import read_regular
+from rad_lightning.config import AuditConfig, NoiseConfig, TrainConfig, from_yaml
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.samples import ANOMALOUS
 from rad_lightning.data.splits import Roles
@@ -21,6 +17,7 @@ from rad_lightning.data.splits import Roles
 # things lie now, and how the images are ranked.
 OF_THE_RUN = ("seed", "data", "noise", "backbone", "head", "recipe")
 MOVED = ("data.root", "data.csv", "backbone.weights", "backbone.batch_size", "data.on_bad_image")
+MOST_SETTINGS = 2**16  # bytes of a config.yaml; ours have 3 kB
 
 
 def of_run(cfg: AuditConfig) -> AuditConfig:
@@ -42,9 +39,9 @@ def of_run(cfg: AuditConfig) -> AuditConfig:
                 f"{key} comes from the run: with run=DIR, set only {', '.join(MOVED)} "
                 "and the settings of the audit"
             )
+    check_files(RunDirectory(folder), ("config.yaml", "manifest.csv"))
     run = read_config(folder / "config.yaml")
     written = set(map(key_of, cfg.asked))
-    cached = any(key.split(".")[0] == "cache" for key in written)
     data, backbone = run.data, run.backbone
     for name in ("root", "csv", "on_bad_image"):
         if f"data.{name}" in written:
@@ -59,7 +56,6 @@ def of_run(cfg: AuditConfig) -> AuditConfig:
         noise=NoiseConfig(mode="manifest", manifest=str(manifest)),
         backbone=backbone,
         head=run.head,
-        cache=cfg.cache if cached else run.cache,
     )
     TrainConfig.check(found)
     return found
@@ -77,15 +73,9 @@ def read_config(file: Path) -> TrainConfig:
         UserError: not a configuration that this version writes.
     """
     try:
-        content = OmegaConf.load(file)
-        known = [f.name for f in dataclasses.fields(TrainConfig) if f.name in content]
-        kept = OmegaConf.masked_copy(cast(DictConfig, content), known)
-        return cast(TrainConfig, to_typed(OmegaConf.merge(OmegaConf.structured(TrainConfig), kept)))
-    except UserError as error:
+        return from_yaml(read_regular(file, MOST_SETTINGS).decode())
+    except ValueError as error:
         raise UserError(f"{file}: {error}") from None
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file}: not the settings of a run of this version ({reason})") from None
 
 
 def audited_rows(data: Dataset, noise: NoiseConfig) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import atomic, write_text
 from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
-from rad_lightning.common.runs import environment
+from rad_lightning.common.runs import check_files, environment
+from rad_lightning.common.sealed import sealed
 from rad_lightning.config import ExportConfig, TrainConfig
 from rad_lightning.data.dataset import read_table
 from rad_lightning.data.find import find_images
@@ -28,7 +28,6 @@ from rad_lightning.data.images import BadImage
 from rad_lightning.data.splits import Roles, file_hashes, read_manifest
 from rad_lightning.inference.backends import (
     Backend,
-    OnnxBackend,
     TorchBackend,
     facts_of,
     find_run,
@@ -37,6 +36,7 @@ from rad_lightning.inference.backends import (
 from rad_lightning.inference.detector import Placed, batch, read_placed
 from rad_lightning.inference.metadata import DetectorMetadata
 from rad_lightning.inference.network import Network
+from rad_lightning.inference.onnx import OnnxBackend
 
 FILES = {"onnx": "detector.onnx", "torch": "detector.pt2"}
 OPSET = 18  # what torch.onnx writes without converting; the first whose Resize smooths as ours
@@ -89,7 +89,7 @@ def export(cfg: ExportConfig) -> Path:
         },
         **environment(),
     }
-    write_text(facts_of(file), json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    write_text(facts_of(file), sealed(facts))
     progress.say(f"    compared  on {len(placed)} images: within {parity:.1e} of torch in float32")
     progress.say(f"              scores of the training, in half precision: within {rounding:.1e}")
     progress.say(f"       model  {file} ({file.stat().st_size / 2**20:.1f} MiB)")
@@ -144,9 +144,12 @@ def images_to_compare(
         files, _ = find_images(cfg.input)
     else:
         try:
-            table = read_table(trained.data, Path(trained.cache.dir))
+            run = find_run(Path(cfg.checkpoint))
+            check_files(run, ("manifest.csv",))
+            # Not the run's cache: where a foreign run says, nothing is to be written.
+            table = read_table(trained.data, Path(cfg.cache.dir))
             where = {s.path: table.absolute(s) for s in table.samples}
-            rows = read_manifest(find_run(Path(cfg.checkpoint)).path / "manifest.csv")
+            rows = read_manifest(run.path / "manifest.csv")
             files = [where[r.path] for r in rows if r.role == Roles.TEST and r.path in where]
             if not files:
                 raise UserError("no test image of the run is there")
@@ -249,6 +252,8 @@ def interface(network: Network, metadata: DetectorMetadata) -> dict[str, Any]:
         "output": outputs,
         "rule": "robust_z = (score - median) / spread",
         "preprocessing": {
+            "images": "8-bit RGB, 0 to 255; grey in all three channels, 16-bit grey as value * 255 "
+            "/ 65535, transparency laid over grey 128",
             "upright": "by the EXIF tag",
             "resize": f"bicubic with antialiasing, {placing}",
             "size": [height, width],

@@ -10,7 +10,7 @@ from PIL import Image
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import atomic
 from rad_lightning.common.progress import Progress
-from rad_lightning.common.runs import RunDirectory
+from rad_lightning.common.runs import RESULT, RunDirectory
 from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import PredictConfig
 from rad_lightning.data.find import find_images
@@ -36,7 +36,7 @@ def predict(cfg: PredictConfig) -> Path:
     """
     progress = Progress(quiet=not cfg.progress)
     out = RunDirectory(Path(cfg.output))
-    if out.done:
+    if (out.path / RESULT).exists():
         raise UserError(f"output = {cfg.output}: the folder of a training run; use another one")
     # Not what an earlier prediction wrote, where the output lies in the input.
     files, base = find_images(cfg.input, skip=out.path / OVERLAYS)

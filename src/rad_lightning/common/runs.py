@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
+import hashlib
+import math
 import os
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,14 +18,16 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from rad_lightning.common.errors import BusyError
+from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.files import write_text
+from rad_lightning.common.sealed import SEAL, read_object, sealed
 
 RESULT, FAILURE, PLAN = "result.json", "failure.json", "sweep.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # since 3 with the sha256 of its content and of the run's files
+READABLE = (1, 2, 3)  # versions of result.json
+NEEDED = ("dataset", "category", "head", "method", "seed", "metrics")  # of every version
 REPORTED_PACKAGES = (
     "rad-lightning", "torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics",
     "hydra-core", "omegaconf", "normflows", "numpy", "scipy", "pillow",
@@ -43,11 +46,12 @@ class RunDirectory:
 
     @property
     def done(self) -> bool:
-        """Whether a complete result is there; a truncated file does not count."""
+        """Whether a complete result is there; a damaged file does not count."""
         try:
-            return "metrics" in self.read_result()
+            self.read_result()
         except (OSError, ValueError):
             return False
+        return True
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -64,17 +68,6 @@ class RunDirectory:
                 yield
         except Timeout:
             raise BusyError(f"{self.path}: another process is working on this run") from None
-
-    def usable_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from; one that a crash left unreadable is removed."""
-        if not self.checkpoint.is_file():
-            return None
-        try:
-            torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception:  # garbage makes the unpickler raise almost anything
-            self.checkpoint.unlink()
-            return None
-        return self.checkpoint
 
     def restart(self) -> None:
         """Take the marks of an earlier run away, the mark of completion first."""
@@ -93,11 +86,66 @@ class RunDirectory:
         return self.write_text(name, buffer.getvalue())
 
     def write_result(self, result: dict[str, Any]) -> Path:
-        return self.write_text(RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        """``result`` with the sha256 of every other file of the run, ``files``."""
+        return self.write_text(RESULT, sealed(result | {"files": self.file_hashes()}))
 
     def read_result(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
-        return content
+        """What ``write_result`` wrote, here or in an older version.
+
+        Raises:
+            ValueError: damaged, or no result; without the file's name.
+            OSError: not there, or not readable.
+        """
+        return checked_result(read_object(self.path / RESULT))
+
+    def file_hashes(self) -> dict[str, str]:
+        """The sha256 of every file of the run, by name; not of what says how it ended."""
+        return {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(self.path.glob("[!.]*"))
+            if file.is_file() and file.name not in (RESULT, FAILURE)
+        }
+
+
+def checked_result(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a ``result.json``; raises ``ValueError`` where it is none."""
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version not in READABLE:
+        raise ValueError(f"schema_version {version!r}; this version reads {READABLE}")
+    needed = (*NEEDED, "files", SEAL) if version >= 3 else NEEDED
+    if lacking := [key for key in needed if key not in content]:
+        raise ValueError(f"not the result of a run: {lacking[0]!r} is missing")
+    if not isinstance(content["metrics"], Mapping):
+        raise ValueError("not the result of a run: its metrics are no object")
+    return content
+
+
+def finite_number(value: Any) -> float | None:
+    """``value``, where it is one."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if known else None
+
+
+def check_files(run: RunDirectory, names: Sequence[str]) -> None:
+    """Whether the files of a finished run are those that it has written.
+
+    Raises:
+        UserError: they, or the ``result.json`` that says so, are not.
+    """
+    if not (run.path / RESULT).exists():
+        return  # interrupted: nothing says what its files were
+    try:
+        recorded = run.read_result().get("files")
+    except ValueError as error:
+        raise UserError(f"{run.path / RESULT}: {error}") from None
+    if recorded is None:
+        return  # of an older version
+    found = run.file_hashes()
+    if wrong := [name for name in names if found.get(name) != recorded.get(name)]:
+        raise UserError(
+            f"{run.path / wrong[0]}: not what the run has written (its sha256 differs from that in "
+            f"{RESULT})"
+        )
 
 
 def environment() -> dict[str, Any]:

@@ -234,6 +234,7 @@ class ExportConfig:
     format: str = setting("onnx", choices=("onnx", "torch"))
     input: str | None = None  # images to compare both on; None: those of the run
     progress: bool = True
+    cache: CacheConfig = field(default_factory=CacheConfig)
     backbone: WeightsConfig = field(default_factory=WeightsConfig)
 
     def check(self) -> None:

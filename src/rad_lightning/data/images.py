@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,20 @@ class BadImage(UserError):  # noqa: N818 - says what the user has, as UserError 
         return type(self), (self.path, self.reason)  # survives the way back from a loader process
 
 
-def load_image(path: Path) -> ImageArray:
+def load_image(path: Path, content: bytes | None = None) -> ImageArray:
     """Read the first frame of an image file as uint8 ``(H, W, 3)``, upright by its EXIF tag.
 
     16-bit grey maps 0..65535 to 0..255 whatever the image holds, so that brightness stays
     comparable between images; 32-bit integers are read on the same scale and floats on 0..1.
     Transparency is laid over mid-grey.
 
+    Args:
+        content: of the file, where it has been read already.
+
     Raises:
         BadImage: missing, empty, truncated, oversized or not an image; values out of range.
     """
-    return _to_rgb(path, _decode(path, upright=True))
+    return _to_rgb(path, _decode(path, upright=True, content=content))
 
 
 def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
@@ -138,11 +142,11 @@ def _checked(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def _decode(path: Path, *, upright: bool) -> Image.Image:
+def _decode(path: Path, *, upright: bool, content: bytes | None = None) -> Image.Image:
     try:
-        if path.stat().st_size == 0:
+        if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImage(path, "the file is empty (0 bytes), expected an image")
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             image.load()
             return ImageOps.exif_transpose(image) if upright else image.copy()
     except BadImage:

@@ -17,6 +17,7 @@ from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.metrics import (
     Metrics,
     auroc,
+    check_finite,
     image_metrics,
     per_defect_auroc,
     pixel_metrics,
@@ -97,7 +98,9 @@ def score(head: Scorer, samples: Tensor) -> tuple[Tensor, Tensor]:
             for part in torch.split(samples, IMAGES_AT_ONCE)
         ]
     )
-    return head.image_scores(positions), positions
+    scores = head.image_scores(positions)
+    check_finite(scores)
+    return scores, positions
 
 
 def evaluate(

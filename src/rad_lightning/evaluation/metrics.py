@@ -237,6 +237,7 @@ def per_defect_auroc(
 
 
 def check_finite(scores: Tensor) -> None:
+    """Raise ``NotFiniteError`` at NaN or infinity: neither is a verdict."""
     bad = int((~torch.isfinite(scores)).sum())
     if bad:
         raise NotFiniteError(

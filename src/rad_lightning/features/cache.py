@@ -1,14 +1,16 @@
 """Features on disk: computed once per image, shared by every run and every process.
 
-A store is a folder for one backbone and one ``FeatureSpec``; an image's features are one ``.npy``
-file named after the sha256 of the image file. Files appear whole (written aside, then renamed), so
-a killed run loses nothing and leaves nothing broken, and readers need no lock.
+A store is a folder for one backbone and one ``FeatureSpec``; an image's features are one file named
+after the sha256 of the image file. Files appear whole (written aside, then renamed), so a killed
+run loses nothing and leaves nothing broken, and readers need no lock. A file whose content is not
+what was written (a failing disk, a copy under another name) is computed again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -20,15 +22,16 @@ from filelock import FileLock
 from torch import Tensor
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.common.files import atomic, write_text
+from rad_lightning.common.files import write_text
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import digest
 from rad_lightning.data.images import BadImage, load_image
 from rad_lightning.features.backbone import FrozenBackbone
-from rad_lightning.features.extract import FeatureSpec, extract, place
+from rad_lightning.features.entries import entry_path, read_entry, whole_entries, write_entry
+from rad_lightning.features.extract import FeatureSpec, extract, place, valid_positions
 
-VERSION = 1  # raise it when the same settings would give other features
+VERSION = 2  # raise it when the same settings would give other features, or other files
 MOST_LOADERS = 8  # threads that decode images
 
 
@@ -46,7 +49,7 @@ class FeatureSet:
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """``(n, V, C, H, W)`` float32 of the images at ``indices``."""
-        return torch.from_numpy(np.stack([self._entry(i) for i in indices])).float()
+        return torch.stack([self._entry(i) for i in indices]).float()
 
     def shape(self) -> tuple[int, ...]:
         """``(V, C, H, W)``."""
@@ -60,14 +63,11 @@ class FeatureSet:
             unreadable={numbers[i]: reason for i, reason in self.unreadable.items()},
         )
 
-    def _entry(self, index: int) -> np.ndarray:
+    def _entry(self, index: int) -> Tensor:
         if index in self.unreadable:
             raise KeyError(f"image {index} is unreadable: {self.unreadable[index]}")
         entry = self.entries[index]
-        if isinstance(entry, Path):
-            array: np.ndarray = np.load(entry, mmap_mode="r", allow_pickle=False)
-            return array
-        return entry
+        return read_entry(entry) if isinstance(entry, Path) else torch.from_numpy(entry)
 
 
 def compute_features(
@@ -88,7 +88,8 @@ def compute_features(
         cache_dir: ``None`` keeps the features in memory.
 
     Raises:
-        UserError: a feature that is not a finite half-precision number.
+        UserError: a feature that is not a finite half-precision number, or a file that is no longer
+            the one that was hashed.
     """
     kept: dict[str, np.ndarray] = {}
     unreadable: dict[str, str] = {}
@@ -96,14 +97,17 @@ def compute_features(
     file_of = dict(zip(hashes, paths, strict=True))
     computed = 0
 
-    def missing() -> list[str]:
-        return [h for h in file_of if store is None or not _is_whole(_entry_path(store, h))]
+    def missing(among: Iterable[str]) -> list[str]:
+        if store is None:
+            return list(among)
+        there = {file.stem for file in whole_entries(entry_path(store, h) for h in among)}
+        return [h for h in among if h not in there]
 
-    if missing():
+    if todo := missing(file_of):
         backbone.to(device)
         # With a store, other processes wait at the lock and then find nothing missing.
         with FileLock(store / ".lock") if store else nullcontext():
-            todo = missing()
+            todo = missing(todo)
             with progress.bar("features", len(todo)) as bar:
                 for key, result in _computed(todo, file_of, backbone, spec, batch_size, device):
                     bar.advance()
@@ -114,11 +118,10 @@ def compute_features(
                     if store is None:
                         kept[key] = result
                     else:
-                        with atomic(_entry_path(store, key)) as aside, aside.open("wb") as file:
-                            np.save(file, result, allow_pickle=False)
+                        write_entry(entry_path(store, key), result)
 
     entries = {
-        i: kept[h] if store is None else _entry_path(store, h)
+        i: kept[h] if store is None else entry_path(store, h)
         for i, h in enumerate(hashes)
         if h not in unreadable
     }
@@ -138,7 +141,7 @@ def _computed(
 
     def decode(key: str) -> np.ndarray | BadImage:
         try:
-            return load_image(file_of[key])
+            return load_hashed(file_of[key], key)
         except BadImage as error:
             return error
 
@@ -155,16 +158,33 @@ def _computed(
             good = {k: v for k, v in images.items() if not isinstance(v, BadImage)}
             if not good:
                 continue
-            features = _extracted(list(good.values()), backbone, spec, device)
-            for key, array in zip(good, features, strict=True):
-                _refuse_overflow(array, file_of[key], backbone, spec)
+            features, missing = _extracted(list(good.values()), backbone, spec, device)
+            for key, array, padding in zip(good, features, missing, strict=True):
+                _refuse_overflow(array, padding, file_of[key], backbone)
                 yield key, array
+
+
+def load_hashed(file: Path, sha256: str) -> np.ndarray:
+    """The image in a file, decoded from the very bytes that have this hash.
+
+    Raises:
+        BadImage: it cannot be read.
+        UserError: it is another file by now; its features must not be kept under the old hash.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BadImage(file, error.strerror or str(error)) from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{file}: changed while it was being read; run the same command again")
+    return load_image(file, content)
 
 
 def _extracted(
     images: list[np.ndarray], backbone: FrozenBackbone, spec: FeatureSpec, device: torch.device
-) -> np.ndarray:
-    """Features of decoded images, ``(n, V, C, H, W)`` in half precision."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of decoded images, ``(n, V, C, H, W)`` in half precision, and where they are to be
+    missing: padding, ``(n, 1, 1, H, W)`` bool."""
     placed = [place(image, spec.size, spec.fit) for image in images]
     batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
     try:
@@ -175,15 +195,15 @@ def _extracted(
             f"{backbone.name} cannot read images of {spec.size[0]} x {spec.size[1]} at "
             f"head.scales {list(spec.scales)}: {str(error).splitlines()[0]}"
         ) from error
-    array: np.ndarray = found.numpy()
-    return array
+    grid = (found.shape[-2], found.shape[-1])
+    padding = ~valid_positions(torch.tensor([p[1] for p in placed]), spec.size, grid)
+    padding &= spec.form == "patch" and spec.fit == "pad"
+    return found.numpy(), padding[:, None, None].numpy()
 
 
 def _refuse_overflow(
-    array: np.ndarray, file: Path, backbone: FrozenBackbone, spec: FeatureSpec
+    array: np.ndarray, padding: np.ndarray, file: Path, backbone: FrozenBackbone
 ) -> None:
-    padding = np.isnan(array).all(axis=1, keepdims=True)
-    padding &= spec.form == "patch" and spec.fit == "pad"
     if not (np.isfinite(array) | padding).all():
         raise UserError(
             f"{file}: {backbone.name} gives features beyond half precision (65504); choose another "
@@ -194,19 +214,7 @@ def _refuse_overflow(
 def _open_store(cache_dir: Path, backbone: FrozenBackbone, spec: FeatureSpec) -> Path:
     key = {"version": VERSION, "weights": backbone.fingerprint(), **asdict(spec)}
     store = cache_dir / "features" / digest(key, 16)
-    store.mkdir(parents=True, exist_ok=True)
-    about = {"backbone": backbone.description, **key}
-    write_text(store / "about.json", json.dumps(about, indent=2) + "\n")
+    if not (store / "about.json").is_file():  # a full cache may be read-only
+        about = {"backbone": backbone.description, **key}
+        write_text(store / "about.json", json.dumps(about, indent=2) + "\n")
     return store
-
-
-def _entry_path(store: Path, key: str) -> Path:
-    return store / key[:2] / f"{key}.npy"
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a readable entry is there; a broken disk or copy may have cut it."""
-    try:
-        return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4)
-    except (OSError, ValueError, EOFError):
-        return False

@@ -1,26 +1,34 @@
-"""What runs a detector's network: torch on a run directory, onnxruntime on an exported file."""
+"""What runs a detector's network: torch on a run directory, or an exported file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.runs import RESULT, RunDirectory
+from rad_lightning.common.sealed import SEAL, read_object
 from rad_lightning.config import TrainConfig, from_plain
 from rad_lightning.data.splits import file_hashes
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.flows.heads import Head, HeadSpec
-from rad_lightning.inference.metadata import DetectorMetadata, metadata_from_dict, metadata_of_run
+from rad_lightning.inference.metadata import (
+    DetectorMetadata,
+    metadata_from_dict,
+    metadata_of_run,
+    recorded_facts,
+)
 from rad_lightning.inference.network import Network
+from rad_lightning.inference.onnx import OnnxBackend, first_line
 from rad_lightning.methods.registry import objective_of
+from rad_lightning.training.checkpoint import read_checkpoint
 from rad_lightning.training.job import chosen_weights, feature_spec
 
 DEVICES = ("auto", "cpu", "cuda")
+AGAIN = "run the same training command with resume=false to write it again"
 
 
 class Backend(Protocol):
@@ -40,47 +48,6 @@ class TorchBackend:
         with torch.inference_mode():
             batch = (torch.from_numpy(part).to(self.device) for part in (images, boxes))
             return tuple(part.cpu().numpy() for part in self.network(*batch))
-
-
-class OnnxBackend:
-    """An exported network in onnxruntime.
-
-    Raises:
-        UserError: onnxruntime is not installed or cannot read the file.
-    """
-
-    def __init__(self, file: Path, device: str = "auto", threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(
-                f"{file}: ONNX files need onnxruntime: pip install 'rad-lightning[onnx]'"
-            ) from error
-        cuda = "CUDAExecutionProvider"
-        there = cuda in onnxruntime.get_available_providers()
-        if device == "cuda" and not there:
-            raise UserError("device=cuda: this onnxruntime has no CUDA; use auto or cpu")
-        providers = ["CPUExecutionProvider"]
-        if device != "cpu" and there:
-            providers.insert(0, cuda)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone; its warnings are about its own kernels
-        if threads:
-            options.intra_op_num_threads = threads
-        try:
-            self.session = onnxruntime.InferenceSession(file, options, providers=providers)
-        except Exception as error:  # its errors share no base class
-            raise UserError(
-                f"{file}: not readable by onnxruntime ({str(error).splitlines()[0]})"
-            ) from error
-        self.inputs = [i.name for i in self.session.get_inputs()]
-
-    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:
-        given = {"images": images, "boxes": boxes}
-        found: list[np.ndarray] = self.session.run(
-            None, {name: given[name] for name in self.inputs}
-        )
-        return tuple(found)
 
 
 def named_device(name: str) -> torch.device:
@@ -112,7 +79,11 @@ def find_run(checkpoint: Path) -> RunDirectory:
             "exported .onnx file"
         )
     run = RunDirectory(checkpoint.parent if checkpoint.is_file() else checkpoint)
-    if run.done:
+    if (run.path / RESULT).exists():
+        try:
+            run.read_result()
+        except ValueError as error:
+            raise UserError(f"checkpoint = {checkpoint}: {RESULT}: {error}; {AGAIN}") from None
         return run
     inside = (
         sorted(p.parent.name for p in run.path.glob(f"*/{RESULT}")) if checkpoint.is_dir() else []
@@ -122,7 +93,7 @@ def find_run(checkpoint: Path) -> RunDirectory:
             f"checkpoint = {checkpoint}: holds {len(inside)} runs, name one: {inside[0]}"
         )
     raise UserError(
-        f"checkpoint = {checkpoint}: no finished run, {RESULT} is missing or incomplete; "
+        f"checkpoint = {checkpoint}: no finished run, {RESULT} is missing; "
         "run the same training command again to finish it"
     )
 
@@ -139,38 +110,42 @@ def open_run(
         UserError: no finished run, no flow in it, or another backbone than it was trained with.
     """
     run = find_run(checkpoint)
-    result = run.read_result()
     try:
+        result = run.read_result()
         cfg = from_plain(result.get("config"))
+        if not objective_of(cfg.method).flow:
+            raise UserError(
+                f"method={cfg.method.name} is a reference without a flow and saves no detector; "
+                "use a run of another method"
+            )
+        recorded = recorded_facts(result)
         metadata = metadata_of_run(result, cfg)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"checkpoint = {checkpoint}: {error}") from error
-    if not objective_of(cfg.method).flow:
-        raise UserError(
-            f"checkpoint = {checkpoint}: method={cfg.method.name} is a reference without a flow "
-            "and saves no detector; use a run of another method"
-        )
-    head = load_head(run.checkpoint)
+    head = load_head(run.checkpoint, recorded.checkpoint_sha256)
     name = weights or chosen_weights(cfg)
     backbone = FrozenBackbone(cfg.backbone.name, tuple(cfg.backbone.out_indices), name)
-    found, recorded = backbone.fingerprint(), result["backbone_fingerprint"]
-    if found != recorded:
+    found, wanted = backbone.fingerprint(), recorded.backbone_fingerprint
+    if found != wanted:
         raise UserError(
             f"backbone.weights = {name}: not the weights that {metadata.run} was trained on "
-            f"(fingerprint {found[:12]}, recorded {recorded[:12]}); give those with "
+            f"(fingerprint {found[:12]}, recorded {wanted[:12]}); give those with "
             "backbone.weights=FILE"
         )
     return metadata, Network(backbone, head, feature_spec(cfg)), cfg
 
 
-def load_head(file: Path) -> Head:
+def load_head(file: Path, sha256: str) -> Head:
     """The trained head in a Lightning checkpoint, in float32.
 
+    Args:
+        sha256: of the file, as the run has recorded it.
+
     Raises:
-        UserError: no readable checkpoint of ours.
+        UserError: not that file, or no checkpoint of ours; weights that are NaN or infinite.
     """
     try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_checkpoint(file, sha256)
         fields = dict(content["hyper_parameters"]["head"])
         head = Head(HeadSpec(**fields | {"grid": tuple(fields["grid"])}))
         state = content["state_dict"].items()
@@ -181,11 +156,14 @@ def load_head(file: Path) -> Head:
         raise UserError(
             f"{file}: no such file; run the same training command to write it again"
         ) from None
-    except Exception as error:  # garbage makes the unpickler raise almost anything
-        raise UserError(
-            f"{file}: not a checkpoint of this version ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
+    except ValueError as error:
+        raise UserError(f"{file}: {first_line(error)}; {AGAIN}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{file}: not a checkpoint of this version ({reason})") from error
+    for name, value in head.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{file}: {name} holds NaN or infinity, the training diverged; {AGAIN}")
     return head
 
 
@@ -200,16 +178,45 @@ def open_export(file: Path, device: str = "auto") -> tuple[DetectorMetadata, Onn
         if not path.is_file():
             raise UserError(f"{path}: no such file; export writes {file.name} and {beside.name}")
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
+        content = read_object(beside)
+        if SEAL not in content:
+            raise ValueError("not what this version's export writes; export both again")
         metadata = metadata_from_dict(content["detector"])
         recorded = str(content["sha256"])
-    except UserError as error:
+    except KeyError as error:
+        raise UserError(f"{beside}: not what an export writes ({error} is missing)") from error
+    except ValueError as error:
         raise UserError(f"{beside}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{beside}: not what an export writes ({error!r})") from error
     if file_hashes([file]) != [recorded]:
         raise UserError(f"{beside}: describes another file than {file.name}; export both again")
-    return metadata, OnnxBackend(file, device)
+    backend = OnnxBackend(file, device)
+    height, width = metadata.size
+    blank = np.full((1, 3, height, width), 127, np.float32), np.array([[0, 0, height, width]])
+    answer = backend(*blank)
+    try:
+        checked(answer, 1, metadata.size)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    return metadata, backend
+
+
+def checked(
+    answer: tuple[np.ndarray, ...], count: int, size: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
+    """What a backend answers for ``count`` images of ``size``.
+
+    Raises:
+        UserError: other shapes or types than a detector's.
+    """
+    wanted = [(count,), (count, *size)][: max(1, len(answer))]
+    shapes = [part.shape for part in answer]
+    if shapes != wanted or any(part.dtype.kind != "f" for part in answer):
+        found = ", ".join(f"{part.dtype} {part.shape}" for part in answer)
+        raise UserError(
+            f"not a detector's network: it answers {found or 'nothing'}, expected float scores "
+            f"{wanted[0]} and, if any, maps {(count, *size)}"
+        )
+    return answer
 
 
 def facts_of(file: Path) -> Path:

@@ -9,6 +9,7 @@ for found in detector.predict(["a.png", "b.png"]):
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from rad_lightning.features.extract import Box, place
 from rad_lightning.inference.backends import (
     Backend,
     TorchBackend,
+    checked,
     named_device,
     open_export,
     open_run,
@@ -35,6 +37,7 @@ PREVIEW = 512  # pixels on the longer side
 LOADER_THREADS = min(8, os.cpu_count() or 1)
 FLAGGED, PASSED = "flagged", "passed"
 Source = str | Path | Image.Image | np.ndarray
+KINDS = "paths, PIL images or numpy arrays"
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,14 @@ class Placed:
 
 
 def read_placed(source: Source, metadata: DetectorMetadata, number: int = 0) -> Placed:
-    """Read an image and read_placed it to the network's size; ``number`` names one without a file.
+    """Read an image and bring it to the network's size; ``number`` names one without a file.
 
     Raises:
         BadImage: it cannot be read.
+        TypeError: no image.
     """
+    if not isinstance(source, Source):
+        raise TypeError(f"image {number}: predict takes {KINDS}, not {type(source).__name__}")
     if isinstance(source, str | Path):
         name, image = str(source), load_image(Path(source))
     else:
@@ -92,7 +98,7 @@ def read_placed(source: Source, metadata: DetectorMetadata, number: int = 0) -> 
 
 
 def batch(placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
-    """Images ``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)``: what an backend takes."""
+    """Images ``(B, 3, H, W)`` float32 in 0..255 and boxes ``(B, 4)``: what a backend takes."""
     images = np.stack([p.canvas for p in placed]).transpose(0, 3, 1, 2)
     return images.astype(np.float32), np.array([p.box for p in placed], dtype=np.int64)
 
@@ -140,8 +146,11 @@ class Detector:
                 dimensions holds several.
 
         Raises:
-            BadImage: one of them cannot be read.
+            BadImage: one of them cannot be read, or the network's answer is no finite number.
+            TypeError: something else than images.
         """
+        if not isinstance(images, Iterable | Source):
+            raise TypeError(f"predict takes {KINDS}, one or several, not {type(images).__name__}")
         single = isinstance(images, str | Path | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         )
@@ -157,7 +166,11 @@ class Detector:
         self, images: Iterable[Source], batch_size: int = BATCH_SIZE
     ) -> Iterator[Prediction | BadImage]:
         """``predict`` for any number of images: a prediction, or why there is none, of each in
-        turn. Of the images, two batches are in memory at a time, at the network's size."""
+        turn. Of the images, two batches are in memory at a time, at the network's size.
+
+        Raises:
+            TypeError: something else than images.
+        """
         numbered = enumerate(images)
         with ThreadPoolExecutor(LOADER_THREADS) as pool:
 
@@ -178,19 +191,28 @@ class Detector:
         except BadImage as error:
             return error
 
-    def _predict_batch(self, placed: list[Placed]) -> list[Prediction]:
+    def _predict_batch(self, placed: list[Placed]) -> list[Prediction | BadImage]:
         if not placed:
             return []
-        scores, *maps = self.backend(*batch(placed))
-        found = []
-        for i, item in enumerate(placed):
+        scores, *maps = checked(self.backend(*batch(placed)), len(placed), self.metadata.size)
+        heats = maps[0] if maps else [None] * len(placed)
+        return [
+            self._judged(item, float(score), heat)
+            for item, score, heat in zip(placed, scores, heats, strict=True)
+        ]
+
+    def _judged(self, item: Placed, score: float, heat: np.ndarray | None) -> Prediction | BadImage:
+        """The prediction for an image; NaN or infinity is never a verdict."""
+        z = self.metadata.robust_z(score)
+        if heat is not None:
             top, left, height, width = item.box
-            heat = maps[0][i, top : top + height, left : left + width].copy() if maps else None
-            score = float(scores[i])
-            flagged = score > self.metadata.threshold
-            z = self.metadata.robust_z(score)
-            found.append(Prediction(item.name, score, flagged, z, heat, item.preview))
-        return found
+            heat = heat[top : top + height, left : left + width].copy()
+        if not (math.isfinite(score) and math.isfinite(z)):
+            return BadImage(Path(item.name), f"the network answers {score}, which is no verdict")
+        if heat is not None and not np.isfinite(heat).all():
+            return BadImage(Path(item.name), "the network answers a map that is not finite")
+        flagged = score > self.metadata.threshold
+        return Prediction(item.name, score, flagged, z, heat, item.preview)
 
 
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:

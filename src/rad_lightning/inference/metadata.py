@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import TrainConfig
+
+LARGEST = 4096  # pixels of a side, as data.size has it
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,35 @@ def metadata_of_run(result: Mapping[str, Any], cfg: TrainConfig) -> DetectorMeta
     """The metadata of a finished run from its ``result.json``.
 
     Raises:
-        UserError: a result of a version that did not record all of it.
+        UserError: a value is missing or none of its kind.
     """
-    limits = result["threshold"]
-    if "median" not in limits or "map_range" not in result:
-        raise UserError(
-            f"{result['run']}: written by an older version, without what prediction needs; "
-            "run the same training command to write it again"
-        )
+    limits = result.get("threshold")
+    limits = limits if isinstance(limits, Mapping) else {}
+    values = {"threshold": limits.get("value"), **{k: limits.get(k) for k in ("median", "spread")}}
+    names = ("run", "dataset", "category", "backbone", "head", "map_range")
     return metadata_from_dict(
-        {key: result[key] for key in ("run", "dataset", "category", "backbone", "head")}
-        | {"size": cfg.data.size, "fit": cfg.data.fit, "threshold": limits["value"]}
-        | {"median": limits["median"], "spread": limits["spread"]}
-        | {"map_range": result["map_range"]}
+        {key: result[key] for key in names if key in result}
+        | {"size": cfg.data.size, "fit": cfg.data.fit, **values}
     )
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a finished run says of the files that a detector is loaded from."""
+
+    checkpoint_sha256: str
+    backbone_fingerprint: str
+
+
+def recorded_facts(result: Mapping[str, Any]) -> Recorded:
+    """Raises ``UserError`` at a result of a version that did not record them."""
+    try:
+        return Recorded(str(result["files"]["last.ckpt"]), str(result["backbone_fingerprint"]))
+    except (KeyError, TypeError):
+        raise UserError(
+            "written by an older version, without what prediction needs; run the same training "
+            "command with resume=false to write it again"
+        ) from None
 
 
 def metadata_from_dict(content: Mapping[str, Any]) -> DetectorMetadata:
@@ -81,16 +98,23 @@ def metadata_from_dict(content: Mapping[str, Any]) -> DetectorMetadata:
             low, high = content["map_range"]
             values["map_range"] = (float(low), float(high))
         metadata = DetectorMetadata(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"not the metadata of a detector ({type(error).__name__}: {error})"
         ) from None
-    finite = all(map(math.isfinite, (metadata.threshold, metadata.median, metadata.spread)))
-    if (
-        metadata.fit not in ("stretch", "pad")
-        or not finite
-        or metadata.spread <= 0
-        or min(metadata.size) < 1
-    ):
-        raise UserError(f"not the metadata of a detector ({metadata})")
+    if wrong := next(_faults(metadata), None):
+        raise UserError(f"not the metadata of a detector ({wrong})")
     return metadata
+
+
+def _faults(metadata: DetectorMetadata) -> Iterator[str]:
+    """What no detector has."""
+    numbers = (metadata.threshold, metadata.median, metadata.spread, *(metadata.map_range or ()))
+    if not all(map(math.isfinite, numbers)):
+        yield "a number that is not finite"
+    elif metadata.spread <= 0 or not math.isfinite(metadata.margin):
+        yield f"spread = {metadata.spread:g}"
+    if metadata.fit not in ("stretch", "pad"):
+        yield f"fit = {metadata.fit!r}"
+    if not 1 <= min(metadata.size) <= max(metadata.size) <= LARGEST:
+        yield f"size = {metadata.size}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rad_lightning.features.backbone import FrozenBackbone
-from rad_lightning.features.extract import FeatureSpec, batch_features
+from rad_lightning.features.extract import FeatureSpec, batch_features, valid_positions
 from rad_lightning.flows.heads import Head
 from rad_lightning.flows.scoring import SMOOTHING, canvas_maps
 
@@ -42,14 +42,24 @@ class Network(nn.Module):
         if boxes is None:
             whole = torch.tensor([[0, 0, *self.spec.size]], device=images.device)
             boxes = whole.expand(images.shape[0], 4)
-        features = batch_features(self.backbone, images, boxes, self.spec)
-        samples = self.head.embed(self._stored(features))
+        features = self._stored(batch_features(self.backbone, images, boxes, self.spec))
+        samples = self.head.embed(features)
         positions = self.head.dense_scores(self._stored(samples))
         scores = self.head.image_scores(positions)
+        scores = scores.masked_fill(self._broken(features, boxes), torch.nan)
         if not self.has_maps:
             return (scores,)
         sigma = SMOOTHING * min(self.spec.size)
         return scores, canvas_maps(positions, self.spec.size, sigma)
+
+    def _broken(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """Whether the features of an image, ``(B, V, C, H, W)``, are no numbers where it is, not
+        only where there is padding: it would count as padding. ``(B,)`` bool."""
+        missing = ~(features.abs() < torch.inf)
+        if self.has_maps and self.spec.fit == "pad":
+            grid = (features.shape[-2], features.shape[-1])
+            missing = missing & valid_positions(boxes, self.spec.size, grid)[:, None, None]
+        return missing.flatten(1).any(1)
 
     def _stored(self, x: Tensor) -> Tensor:
         return x.half().float() if self.rounded else x

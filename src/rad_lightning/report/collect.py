@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.common.runs import FAILURE, PLAN, RESULT
-from rad_lightning.report.results import Run, mapping, parse_run, read_json
+from rad_lightning.common.runs import FAILURE, PLAN, RESULT, RunDirectory
+from rad_lightning.common.sealed import read_object
+from rad_lightning.report.results import Run, mapping, parse_run
 
 UNABLE = "cannot run"  # the kind of a cell that the plan itself refuses
 # Lower end first, upper end last: a table then reads from worst to best.
@@ -119,16 +120,16 @@ def read_sweep(folder: Path) -> Sweep:
     runs: list[Run] = []
     for file in sorted(folder.glob(f"*/{RESULT}")):
         try:
-            runs.append(parse_run(file, read_json(file)))
-        except (OSError, ValueError, RecursionError) as error:
+            runs.append(parse_run(file, RunDirectory(file.parent).read_result()))
+        except (OSError, ValueError) as error:
             notes.append(f"{file.parent.name}/{file.name} was skipped: {reason(error)}")
     if not runs:
         raise UserError(f"sweep={folder}: no readable */{RESULT} there ({len(notes)} unreadable)")
     plan = None
-    if (folder / PLAN).is_file():
+    if (folder / PLAN).exists():
         try:
-            plan = parse_plan(read_json(folder / PLAN), folder.name)
-        except (OSError, ValueError, RecursionError) as error:
+            plan = parse_plan(read_object(folder / PLAN), folder.name)
+        except (OSError, ValueError) as error:
             notes.append(f"{PLAN} was skipped: {reason(error)}")
     planned = {str(cell.get("run")) for cell in plan.cells} if plan else set()
     runs, superseded = newest(runs, planned)
@@ -179,8 +180,8 @@ def read_failures(
             continue
         content: Mapping[str, Any] = {}
         try:
-            content = read_json(file)
-        except (OSError, ValueError, RecursionError) as error:
+            content = read_object(file)
+        except (OSError, ValueError) as error:
             notes.append(f"{name}/{FAILURE} is not readable: {reason(error)}")
         known = content.get("cell")
         failures.append(

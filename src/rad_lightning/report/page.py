@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from rad_lightning.common.sealed import read_regular
 from rad_lightning.pages import render
 from rad_lightning.report import plots, tables, uncertainty
 from rad_lightning.report.analysis import Analysis
@@ -128,11 +129,10 @@ def truth(picture: Picture) -> str:
 def data_uri(picture: Picture) -> str:
     """The thumbnail inside the page; empty where it is missing, too large or no picture."""
     try:
-        with picture.file.open("rb") as file:
-            content = file.read(LARGEST_PICTURE + 1)
-    except OSError:
+        content = read_regular(picture.file, LARGEST_PICTURE)
+    except (OSError, ValueError):
         return ""
     kind = next((k for magic, k in IMAGE_TYPES.items() if content.startswith(magic)), None)
-    if kind is None or len(content) > LARGEST_PICTURE:
+    if kind is None:
         return ""
     return f"data:image/{kind};base64,{b64encode(content).decode()}"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from rad_lightning.common.runs import finite_number
 from rad_lightning.config import TrainConfig
 
-READABLE = (1, 2)  # schema versions of result.json
 # Runs that differ in these alone stand in one row of a table.
 ACROSS = {"seed", "noise.ratio", "data.category", "data.name"}
 
@@ -68,14 +68,6 @@ class Run:
         return self.folder.name
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """An object out of a JSON file; ``ValueError`` where there is none."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it is not a JSON object")
-    return content
-
-
 def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
     """A ``result.json``; fields that older versions lack get a neutral value. Long
     because it names every field.
@@ -83,9 +75,6 @@ def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
     Raises:
         ValueError: this is not the result of a run.
     """
-    version = content.get("schema_version")
-    if version not in READABLE:
-        raise ValueError(f"schema_version {version!r}; this version reads {READABLE}")
     try:
         config = mapping(content.get("config", {}))
         noise = mapping(content.get("noise") or {"mode": "none", "requested": 0.0})
@@ -118,8 +107,8 @@ def parse_run(file: Path, content: Mapping[str, Any]) -> Run:
             notes=tuple(map(str, content.get("notes") or ())),
             worst=tuple(_pictures(file.parent, content.get("worst") or ())),
             curves=_curves(content.get("curves")),
-            uncertainty=_number(content.get("uncertainty")),
-            strength=_number(content.get("lambda")),
+            uncertainty=finite_number(content.get("uncertainty")),
+            strength=finite_number(content.get("lambda")),
             manifest=str(content.get("manifest_sha256") or "unknown"),
             git_revision=str(content.get("git_revision") or "unknown"),
             packages=python | {str(k): str(v) for k, v in packages.items() if v},
@@ -167,11 +156,6 @@ def _curves(entry: Any) -> Mapping[str, tuple[float, ...]]:
     rising = all(a < b for a, b in itertools.pairwise(steps))
     alike = {len(column) for column in columns.values()} == {len(steps)}
     return columns if steps and finite and rising and alike else {}
-
-
-def _number(value: Any) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if known else None
 
 
 @functools.cache

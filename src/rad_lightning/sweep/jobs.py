@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import Any
 
@@ -10,6 +9,7 @@ from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE, RunDirectory
+from rad_lightning.common.sealed import read_object, sealed
 from rad_lightning.config import TrainConfig
 from rad_lightning.training.job import Job, Shared, open_job
 from rad_lightning.training.run import run_job
@@ -63,13 +63,12 @@ def write_failure(job: Job, error: BaseException) -> None:
         "traceback": trace,
         "cell": {**named, "ratio": facts["noise"]["requested"]},
     }
-    job.run.write_text(FAILURE, json.dumps(content, indent=2) + "\n")
+    job.run.write_text(FAILURE, sealed(content))
 
 
 def failure_of(run: RunDirectory) -> dict[str, Any] | None:
     """What ``write_failure`` wrote; ``None`` where nothing failed."""
     try:
-        content: dict[str, Any] = json.loads((run.path / FAILURE).read_text(encoding="utf-8"))
-        return content
+        return read_object(run.path / FAILURE)
     except (OSError, ValueError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import torch
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.progress import Progress, duration
-from rad_lightning.common.runs import PLAN, RESULT, RunDirectory
+from rad_lightning.common.runs import PLAN, RESULT, RunDirectory, finite_number
+from rad_lightning.common.sealed import sealed
 from rad_lightning.common.threads import flow_threads, limited, torch_threads
 from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.flows.coupling import nll
@@ -170,8 +170,9 @@ def estimate(planned: Sequence[Planned]) -> tuple[float, bool, int]:
     cells are left out, as nobody can tell."""
     taken: dict[str, list[float]] = {}
     for item in planned:
-        if item.done and "wall_seconds" in (result := item.run.read_result()):
-            taken.setdefault(_kind(item), []).append(float(result["wall_seconds"]))
+        seconds = finite_number(item.run.read_result().get("wall_seconds")) if item.done else None
+        if seconds is not None:
+            taken.setdefault(_kind(item), []).append(seconds)
     measured, total, unknown = True, 0.0, 0
     timed: dict[str, float | None] = {}
     for item in planned:
@@ -242,4 +243,4 @@ def write_plan(
         "claims": claims,
         "cells": cells,
     }
-    return write_text(folder / PLAN, json.dumps(content, indent=2) + "\n")
+    return write_text(folder / PLAN, sealed(content))

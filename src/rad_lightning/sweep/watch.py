@@ -8,6 +8,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from rad_lightning.common.progress import Progress, duration
+from rad_lightning.common.runs import finite_number
 from rad_lightning.sweep.jobs import failure_of
 from rad_lightning.sweep.plan import Planned
 
@@ -73,7 +74,8 @@ class Watch:
             result = item.run.read_result()
             value = result["metrics"].get("image_auroc")
             shown = "no image AUROC" if value is None else f"image AUROC {100 * value:.1f}"
-            outcome = f"{shown} ({result['wall_seconds']:.0f} s)"
+            seconds = finite_number(result.get("wall_seconds"))
+            outcome = f"{shown} ({seconds:.0f} s)" if seconds is not None else shown
         else:
             outcome = f"FAILED: {(failure or {}).get('reason')}"
         elapsed = time.monotonic() - self.started

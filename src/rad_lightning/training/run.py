@@ -15,6 +15,7 @@ from rad_lightning.methods.registry import objective_of
 from rad_lightning.tracking.content import log_result
 from rad_lightning.tracking.guard import Curves
 from rad_lightning.tracking.wandb import wandb_run
+from rad_lightning.training.checkpoint import usable_checkpoint
 from rad_lightning.training.finish import finish
 from rad_lightning.training.inputs import Prepared, prepare
 from rad_lightning.training.job import Job
@@ -66,7 +67,7 @@ def fit(prepared: Prepared, progress: Progress, logger: Curves | None = None) ->
     if not objective.flow:
         return Fitted(built)
     module, batches = built
-    checkpoint = job.run.usable_checkpoint()
+    checkpoint = usable_checkpoint(job.run, progress)
     if checkpoint:
         progress.say(f"    resuming  {checkpoint}")
     assert training.held_out is not None

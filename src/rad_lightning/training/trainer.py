@@ -33,7 +33,7 @@ from rad_lightning.methods.module import FlowModule
 from rad_lightning.tracking.guard import Curves
 from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training.callbacks import KeepBest, SaveLast, StepBar, Threads
-from rad_lightning.training.checkpoint import WholeCheckpoint
+from rad_lightning.training.checkpoint import SealedCheckpoints
 
 WHITENING_SAMPLES = 32_768
 IMAGES_AT_ONCE = 16  # images held as float32 at once
@@ -214,6 +214,8 @@ def build_trainer(
     wandb: Curves | None = None,
 ) -> Trainer:
     """A Lightning trainer that logs ``metrics.csv`` into ``run``."""
+    # Not Slurm's environment: a job of one task may spawn its processes itself.
+    spawned = [LightningEnvironment()] if "spawn" in cfg.strategy else []
     loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=10)]
     try:
         return Trainer(
@@ -226,9 +228,7 @@ def build_trainer(
             gradient_clip_val=method.grad_clip or None,
             logger=[*loggers, wandb] if wandb else loggers,
             callbacks=list(callbacks),
-            # Not Slurm's: a job of one task may spawn its processes itself.
-            plugins=[WholeCheckpoint()]
-            + ([LightningEnvironment()] if "spawn" in cfg.strategy else []),
+            plugins=[SealedCheckpoints(), *spawned],
             log_every_n_steps=1 if method.l2.on else max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -1,14 +1,33 @@
 import csv
+import hashlib
 import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from rad_lightning.common.runs import RESULT, RunDirectory, environment, peak_memory_mib
+from faults.stored import Damages, damages, object_damages, tries
+from rad_lightning.common.runs import (
+    RESULT,
+    SCHEMA_VERSION,
+    RunDirectory,
+    environment,
+    peak_memory_mib,
+)
 
-RESULTS = {"metrics": {"image_auroc": 0.875}, "notes": ["größer ✓"], "category": None}
+RESULTS = {
+    "schema_version": SCHEMA_VERSION, "dataset": "d", "category": None, "head": "patch",
+    "method": "plain", "seed": 0, "metrics": {"image_auroc": 0.875}, "notes": ["größer ✓"],
+}  # fmt: skip
+
+
+def read(run: RunDirectory) -> dict[str, Any]:
+    """The result without its checksums."""
+    found = run.read_result()
+    return {key: value for key, value in found.items() if key not in ("files", "content_sha256")}
 
 
 @pytest.fixture
@@ -19,7 +38,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_a_result_comes_back_as_written_and_marks_the_run_done(run: RunDirectory) -> None:
     assert not run.done
     run.write_result(RESULTS)
-    assert run.done and run.read_result() == RESULTS
+    assert run.done and read(run) == RESULTS
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -28,8 +47,8 @@ def test_a_result_that_is_no_number_is_refused_and_the_old_one_kept(
 ) -> None:
     run.write_result(RESULTS)
     with pytest.raises(ValueError, match="JSON"):
-        run.write_result({"metrics": {"image_auroc": bad}})
-    assert run.read_result() == RESULTS
+        run.write_result(RESULTS | {"metrics": {"image_auroc": bad}})
+    assert read(run) == RESULTS
 
 
 def test_a_refused_first_result_marks_nothing_done(run: RunDirectory) -> None:
@@ -38,9 +57,45 @@ def test_a_refused_first_result_marks_nothing_done(run: RunDirectory) -> None:
     assert not run.done
 
 
+def test_the_result_names_the_sha256_of_every_file_of_the_run(run: RunDirectory) -> None:
+    run.write_text("scores.csv", "abc")
+    run.write_text(".hidden", "x")
+    run.write_text("failure.json", "x")
+    run.write_result(RESULTS)
+    assert run.read_result()["files"] == {"scores.csv": hashlib.sha256(b"abc").hexdigest()}
+
+
+@pytest.mark.parametrize("kind", [damages, object_damages])
+def test_a_damaged_result_does_not_mark_the_run_done(run: RunDirectory, kind: Damages) -> None:
+    file = run.write_result(RESULTS)
+    whole, wanted = file.read_bytes(), run.read_result()
+    for seed in range(tries()):
+        name, content = kind(whole, np.random.default_rng(seed))
+        file.write_bytes(content)
+        # A byte between two values changes nothing.
+        assert not run.done or run.read_result() == wanted, (seed, name)
+
+
+def test_a_pipe_in_place_of_a_result_does_not_hang(run: RunDirectory) -> None:
+    run.path.mkdir(parents=True)
+    os.mkfifo(run.path / RESULT)
+    assert not run.done
+
+
+@pytest.mark.parametrize("key", ["dataset", "metrics", "seed"])
+def test_an_older_result_that_lacks_what_every_version_had_does_not_count(
+    run: RunDirectory, key: str
+) -> None:
+    older = RESULTS | {"schema_version": 2}
+    run.write_text(RESULT, json.dumps(older))
+    assert run.done
+    run.write_text(RESULT, json.dumps({k: v for k, v in older.items() if k != key}))
+    assert not run.done
+
+
 def test_the_result_is_strict_json_ending_in_a_newline(run: RunDirectory) -> None:
     text = run.write_result(RESULTS).read_text(encoding="utf-8")
-    assert text.endswith("}\n") and json.loads(text) == RESULTS
+    assert text.endswith("}\n") and json.loads(text).items() >= RESULTS.items()
 
 
 def test_writing_leaves_nothing_but_the_file(run: RunDirectory) -> None:
@@ -123,8 +178,8 @@ def test_csv_rows_come_back_through_a_csv_reader(run: RunDirectory) -> None:
 
 def test_the_environment_is_json_with_versions(run: RunDirectory) -> None:
     about = environment()
-    run.write_result(about)
-    assert run.read_result() == about
+    run.write_result(RESULTS | about)
+    assert read(run) == RESULTS | about
     assert about["packages"]["torch"] and about["packages"]["numpy"]
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import multiprocessing as mp
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from faults.stored import Damages, damages, feature_damages, tries
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.features import cache
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
+from rad_lightning.features.entries import read_entry
 from rad_lightning.features.extract import FeatureSpec, extract, place
 from support import HANG
 
@@ -55,7 +58,7 @@ def featurise(
 
 
 def entries(store: Path) -> list[Path]:
-    return sorted(store.rglob("*.npy"))
+    return sorted(store.rglob("*.safetensors"))
 
 
 def test_features_are_those_of_the_placed_images_in_order(
@@ -182,19 +185,19 @@ def test_unreadable_images_are_reported_and_the_others_done(
 def test_an_interrupted_run_leaves_whole_files_and_the_next_one_finishes(
     tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, calls = np.save, iter(range(99))
+    write, calls = Path.write_bytes, iter(range(99))
 
-    def dies_at_the_third(file: Any, array: np.ndarray, **options: Any) -> None:
+    def dies_at_the_third(path: Path, content: bytes) -> int:
         if next(calls) == 2:
-            file.write(b"half a fi")
+            write(path, content[:60])
             raise KeyboardInterrupt
-        save(file, array, **options)
+        return write(path, content)
 
-    monkeypatch.setattr(np, "save", dies_at_the_third)
+    monkeypatch.setattr(Path, "write_bytes", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         featurise(images, backbone, tmp_path / "store")
     assert len(entries(tmp_path / "store")) == 2
-    assert all(np.load(p).shape == (2, 80, 4, 4) for p in entries(tmp_path / "store"))
+    assert all(read_entry(p).shape == (2, 80, 4, 4) for p in entries(tmp_path / "store"))
     monkeypatch.undo()
     again = featurise(images, backbone, tmp_path / "store")
     assert again.computed == 3
@@ -204,15 +207,92 @@ def test_an_interrupted_run_leaves_whole_files_and_the_next_one_finishes(
 def test_a_failed_write_leaves_nothing_behind(
     tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file: Any, array: np.ndarray, **_: Any) -> None:
-        file.write(b"half a fi")
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[:60])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         featurise(images, backbone, tmp_path / "store")
     left = {p.name for p in (tmp_path / "store").rglob("*") if p.is_file()}
     assert left <= {"about.json", ".lock"}
+
+
+@pytest.mark.parametrize("kind", [damages, feature_damages])
+def test_a_damaged_entry_is_computed_again(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, kind: Damages
+) -> None:
+    wanted = featurise(images[:1], backbone, tmp_path / "store").read([0])
+    (entry,) = entries(tmp_path / "store")
+    whole = entry.read_bytes()
+    for seed in range(tries()):
+        name, content = kind(whole, np.random.default_rng(seed))
+        entry.write_bytes(content)
+        found = featurise(images[:1], backbone, tmp_path / "store")
+        assert torch.equal(found.read([0]), wanted), (seed, name)
+        assert entry.read_bytes() == whole or not found.computed, (seed, name)
+
+
+def test_the_entry_of_another_image_is_computed_again(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    wanted = featurise(images, backbone, tmp_path / "store").read(range(5))
+    one, other = entries(tmp_path / "store")[:2]
+    one.write_bytes(other.read_bytes())
+    found = featurise(images, backbone, tmp_path / "store")
+    assert found.computed == 1 and torch.equal(found.read(range(5)), wanted)
+
+
+def test_the_entry_of_another_store_is_computed_again(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    wanted = featurise(images[:1], backbone, tmp_path / "store").read([0])
+    (entry,) = entries(tmp_path / "store")
+    spec = replace(SPEC, views=("hflip", "identity"))  # features of the same shape
+    featurise(images[:1], backbone, tmp_path / "other", spec=spec)
+    (other,) = entries(tmp_path / "other")
+    entry.write_bytes(other.read_bytes())
+    found = featurise(images[:1], backbone, tmp_path / "store")
+    assert found.computed == 1 and torch.equal(found.read([0]), wanted)
+
+
+def test_a_pipe_in_place_of_an_entry_does_not_hang(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone
+) -> None:
+    featurise(images[:1], backbone, tmp_path / "store")
+    (entry,) = entries(tmp_path / "store")
+    entry.unlink()
+    os.mkfifo(entry)
+    assert featurise(images[:1], backbone, tmp_path / "store").computed == 1
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_file_that_is_replaced_after_it_was_hashed_does_not_reach_the_cache(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, stored: bool
+) -> None:
+    old = hashlib.sha256(images[0].read_bytes()).hexdigest()
+    Image.new("RGB", (20, 24), (9, 99, 199)).save(images[0])
+    with pytest.raises(UserError, match=r"0\.png: changed while it was being read"):
+        compute_features(
+            images[:1], [old], backbone, SPEC, cache_dir=tmp_path / "store" if stored else None,
+            batch_size=2, device=CPU, progress=Progress(quiet=True),
+        )  # fmt: skip
+    assert not entries(tmp_path / "store")
+
+
+def test_a_full_cache_may_be_read_only(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    featurise(images, backbone, tmp_path / "store")
+
+    def refused(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    for write in ("write_bytes", "write_text"):  # root may write anywhere
+        monkeypatch.setattr(Path, write, refused)
+    assert featurise(images, backbone, tmp_path / "store").computed == 0
 
 
 def test_who_waited_at_the_lock_finds_everything_done(
@@ -279,14 +359,15 @@ def scaled() -> Iterator[type[Scaled]]:
         torch.nan,
     ],
 )
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize("form", ["patch", "pooled"])
 def test_features_that_are_no_half_precision_numbers_are_refused(
-    tmp_path: Path, images: list[Path], scaled: type[Scaled], factor: float, form: str
+    tmp_path: Path, images: list[Path], scaled: type[Scaled], factor: float, form: str, fit: str
 ) -> None:
     scaled.factor = factor
     backbone = scaled("test_resnet", (1, 2), "untrained")
     with pytest.raises(UserError, match=r"\.png"):
-        featurise(images, backbone, tmp_path / "store", spec=replace(SPEC, form=form))
+        featurise(images, backbone, tmp_path / "store", spec=replace(SPEC, form=form, fit=fit))
     assert not entries(tmp_path / "store")
 
 

@@ -202,6 +202,68 @@ def test_a_stream_holds_two_batches_at_most() -> None:
     assert taken == 16  # the third batch is handed out, the fourth decoded
 
 
+class Answers:
+    """A backend that says the same whatever it sees."""
+
+    def __init__(self, *answer: np.ndarray) -> None:
+        self.answer = answer
+
+    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.answer
+
+
+MAP = np.zeros((1, 16, 24), np.float32)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_is_no_verdict(score: float) -> None:
+    judge = Detector(METADATA, Answers(np.float32([score]), MAP))
+    (found,) = judge.stream([GREY])
+    assert isinstance(found, BadImage) and f"answers {score}, which is no verdict" in str(found)
+    with pytest.raises(BadImage, match="no verdict"):
+        judge.predict(GREY)
+
+
+def test_a_map_that_is_no_number_is_no_verdict() -> None:
+    with pytest.raises(BadImage, match="a map that is not finite"):
+        Detector(METADATA, Answers(np.float32([1]), MAP * np.nan)).predict(GREY)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (),
+        (np.float32(1),),
+        (np.float32([1, 2]),),
+        (np.array([1]),),
+        (np.array(["x"]),),
+        (np.float32([1]), MAP[:, :8]),
+        (np.float32([1]), MAP, MAP),
+    ],
+    ids=lambda answer: str([part.shape for part in answer]),
+)
+def test_a_network_that_answers_otherwise_than_a_detector_is_refused(
+    answer: tuple[np.ndarray, ...],
+) -> None:
+    with pytest.raises(UserError, match="not a detector's network: it answers"):
+        Detector(METADATA, Answers(*answer)).predict(GREY)
+
+
+@pytest.mark.parametrize(
+    "images", [None, 3, [None], [GREY.tolist()], b"bytes"], ids=lambda x: repr(x)[:12]
+)
+def test_what_is_no_image_is_a_type_error_that_says_what_is_taken(images: Any) -> None:
+    with pytest.raises(TypeError, match="predict takes paths, PIL images or numpy arrays"):
+        detector().predict(images)
+
+
+def test_a_tensor_is_a_type_error() -> None:
+    torch = pytest.importorskip("torch")
+    for images in (torch.zeros(3, 16, 24), torch.zeros(2, 3, 16, 24), [torch.zeros(3, 16, 24)]):
+        with pytest.raises(TypeError, match="numpy arrays, not Tensor"):
+            detector().predict(images)
+
+
 def test_nothing_to_judge_is_no_error() -> None:
     assert detector().predict([]) == []
 
@@ -244,6 +306,10 @@ def test_metadata_survive_their_json() -> None:
         {"size": [4]},
         {"fit": "crop"},
         {"map_range": [1]},
+        {"map_range": [0, float("inf")]},
+        {"spread": 1e-320},
+        {"size": [10**9, 10**9]},
+        {"size": [float("inf"), 1]},
     ],
     ids=str,
 )

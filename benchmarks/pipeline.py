@@ -25,7 +25,8 @@ from rad_lightning.features.cache import compute_features
 from rad_lightning.features.extract import FeatureSpec
 from rad_lightning.flows.coupling import nll
 from rad_lightning.methods.registry import Training, build_method
-from rad_lightning.training.trainer import build_head, embed, fit_flow, fit_whitening
+from rad_lightning.training.head import build_head, embed, fit_whitening
+from rad_lightning.training.trainer import fit_flow
 
 SIZE, BATCH, STEPS = (256, 256), 16, 100
 QUIET = Progress(quiet=True)

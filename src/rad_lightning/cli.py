@@ -20,9 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rad_lightning import launchers
-from rad_lightning.common.environ import variable
+from rad_lightning.common.environ import forget_ranks, variable
 from rad_lightning.common.errors import CellsFailedError, UserError
 from rad_lightning.common.machine import lack
+from rad_lightning.common.processes import TERMINATED, Terminated, sigterm_raises
 from rad_lightning.config import SCHEMAS, as_written, conf_dir, register_schemas, to_typed
 
 # Each command is the function of its name in the module of its name in rad_lightning.commands.
@@ -70,12 +71,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command.
 
     Exit codes: 0 done, 1 cells of a sweep failed, 2 wrong input (both one line on stderr), 130
-    interrupted.
+    interrupted, 143 asked to end with SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    forget_ranks()
     try:
         # Without it, Hydra prints its errors and exits by itself; here it is to raise them.
-        with variable("HYDRA_FULL_ERROR", "1"):
+        with variable("HYDRA_FULL_ERROR", "1"), sigterm_raises():
             dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
@@ -90,11 +92,13 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as reason:
         goes_on = split_command(arguments)[0] in RESUMED
         how = "to continue where it stopped" if goes_on else "to start over: no table was written"
-        print(f"interrupted: run the same command again {how}", file=sys.stderr)
-        sys.exit(130)
+        terminated = isinstance(reason, Terminated)
+        what = "ended by SIGTERM" if terminated else "interrupted"
+        print(f"{what}: run the same command again {how}", file=sys.stderr)
+        sys.exit(TERMINATED if terminated else 130)
 
 
 def dispatch(arguments: list[str]) -> None:

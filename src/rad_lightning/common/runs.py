@@ -59,7 +59,7 @@ class RunDirectory:
 
         On further nodes of one training all processes share it: only the first one locks.
         """
-        if int(os.environ.get("NODE_RANK", "0")):
+        if int(os.environ.get("NODE_RANK") or 0):
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)

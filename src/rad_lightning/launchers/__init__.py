@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from rad_lightning.common.environ import variable
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.processes import prepare_worker
 
 # Launcher -> (what it is called, its package, the extra that brings it).
 NEEDS = {
@@ -22,10 +23,12 @@ NEEDS = {
 
 
 def prepare_process() -> None:
-    """Call it in a cell: lets a process of the joblib launcher start processes of its own (DDP).
+    """Call it in a cell: a launcher's process ends with its command, and says so at SIGTERM; one of
+    the joblib launcher may start processes of its own (DDP).
 
     joblib's loky leaves its own start method behind there, which a spawned child does not know.
     """
+    prepare_worker()
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method("spawn", force=True)
 

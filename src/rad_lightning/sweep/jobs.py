@@ -7,6 +7,7 @@ from typing import Any
 
 from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.machine import lack
+from rad_lightning.common.processes import Terminated, is_worker
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE, RunDirectory
 from rad_lightning.common.sealed import read_object, sealed
@@ -42,6 +43,10 @@ def run_in_sweep(cfg: TrainConfig) -> None:
             (job.run.path / FAILURE).unlink(missing_ok=True)
     except BusyError:
         return  # another sweep is at this very job
+    except Terminated:
+        if not is_worker():
+            raise
+        write_failure(job, UserError("its process was ended with SIGTERM"))
     except Exception as error:
         try:
             write_failure(job, error)

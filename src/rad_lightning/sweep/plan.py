@@ -20,9 +20,9 @@ from rad_lightning.common.threads import flow_threads, limited, torch_threads
 from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.flows.coupling import nll
 from rad_lightning.methods.registry import plain_steps
+from rad_lightning.training.head import build_head
 from rad_lightning.training.job import Job, Shared, open_job
 from rad_lightning.training.size import step_bytes
-from rad_lightning.training.trainer import build_head
 
 PLAN_VERSION = 1
 TIMED_STEPS = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from rad_lightning.common.errors import DivergedError
+from rad_lightning.common.processes import Terminated
 from rad_lightning.common.progress import Bar
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.flows.coupling import Parameters, nll
@@ -91,16 +93,26 @@ class KeepBest(Callback):
 
 
 class SaveLast(Callback):
-    """Keeps one checkpoint, renewed every so many steps; the last holds the deployed detector."""
+    """Keeps one checkpoint, renewed every so many steps and at SIGTERM, which ends the training;
+    the last holds the deployed detector."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
 
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        # Lightning would wait for all processes, and a lost one never answers.
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         # Not at the very end: resuming a training that has all its steps would end it without
         # giving the flow its best, or its deployed, parameters.
-        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+        if trainer.global_step == trainer.max_steps:
+            return
+        if trainer.global_step % self.every == 0 or trainer.received_sigterm:
             trainer.save_checkpoint(self.path)
+        if trainer.received_sigterm:
+            raise Terminated
 
     def on_train_end(self, trainer: Trainer, module: FlowModule) -> None:
         module.deploy()

@@ -22,9 +22,9 @@ from rad_lightning.evaluation.metrics import auroc, check_finite
 from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
 from rad_lightning.evaluation.thresholds import reference, threshold
+from rad_lightning.training.head import embed
 from rad_lightning.training.inputs import Prepared, TrainingImages
 from rad_lightning.training.job import Job, pick_device
-from rad_lightning.training.trainer import embed
 
 NOTHING_HELD_OUT = (
     "no training image was held out (too few, or all show one physical part): "

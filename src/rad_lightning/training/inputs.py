@@ -20,9 +20,9 @@ from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
 from rad_lightning.methods.registry import SELECTION, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
+from rad_lightning.training.head import build_head, embed, fit_whitening
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.size import refuse_too_large
-from rad_lightning.training.trainer import build_head, embed, fit_whitening
 
 FEWEST_HELD_OUT = 5
 VALIDATION = 0.5  # the less suspicious half of the held-out images chooses the step

@@ -1,33 +1,32 @@
-"""Fitting a head on cached features: whitening, samples in memory, then a Lightning training."""
+"""The Lightning training of a head's flow."""
 
 from __future__ import annotations
 
 import csv
 import logging
-import math
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
-import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import named, write_text
+from rad_lightning.common.processes import Terminated, sigterm_left_to_lightning
 from rad_lightning.common.progress import Progress
-from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.threads import flow_threads, torch_threads
-from rad_lightning.config import HeadConfig, MethodConfig, TrainConfig, TrainerConfig
-from rad_lightning.features.cache import FeatureSet
-from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.config import MethodConfig, TrainConfig, TrainerConfig
 from rad_lightning.methods.batches import Batches, StepDataModule, flat_samples
 from rad_lightning.methods.module import FlowModule
 from rad_lightning.tracking.guard import Curves
@@ -35,83 +34,8 @@ from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training.callbacks import KeepBest, SaveLast, StepBar, Threads
 from rad_lightning.training.checkpoint import SealedCheckpoints
 
-WHITENING_SAMPLES = 32_768
-IMAGES_AT_ONCE = 16  # images held as float32 at once
-
-
-def build_head(cfg: HeadConfig, feature_shape: tuple[int, ...], seed: int) -> Head:
-    """The head for features ``(V, C, H, W)``."""
-    _, channels, height, width = feature_shape
-    return Head(
-        HeadSpec(
-            grid=(height, width),
-            inputs=channels,
-            channels=cfg.channels,
-            blocks=cfg.blocks,
-            hidden=cfg.hidden,
-            clamp=cfg.clamp,
-            position_dims=cfg.position_dims,
-            top_fraction=cfg.top_fraction,
-            score=cfg.score,
-            seed=stream_seed("init", seed),
-            center=cfg.center,
-        )
-    )
-
-
-def fit_whitening(head: Head, features: FeatureSet, rows: list[int], seed: int) -> None:
-    """Fit the channel reduction, and the positions' centres where the head has them, on positions
-    drawn evenly from the training images.
-
-    Raises:
-        UserError: fewer samples than channels.
-    """
-    generator = torch.Generator().manual_seed(stream_seed("whitening", seed))
-    per_image = math.ceil(WHITENING_SAMPLES / len(rows))
-    offset = torch.zeros(1, 1)
-    if head.centres is not None:
-        offset = position_means(features, rows)
-        head.centres.copy_(offset)
-    drawn = []
-    for row in rows:
-        maps = features.read([row])[0].flatten(2) - offset.T  # (V, C, L)
-        view, at = (~maps[:, 0].isnan()).nonzero(as_tuple=True)
-        chosen = torch.randperm(len(at), generator=generator)[:per_image]
-        drawn.append(maps.transpose(1, 2)[view[chosen], at[chosen]])
-    samples = torch.cat(drawn)
-    if len(samples) <= head.spec.channels:
-        raise UserError(
-            f"head.channels = {head.spec.channels}: {len(rows)} training images give "
-            f"{len(samples)} samples; use a value from 2 to {max(2, len(samples) - 1)}"
-        )
-    head.whitening.fit(samples)
-
-
-def position_means(features: FeatureSet, rows: list[int]) -> Tensor:
-    """The mean feature of every grid position over images and views, ``(L, C)``; the mean of all
-    where no image reaches (padding)."""
-    _, channels, *grid = features.shape()
-    total, count = torch.zeros(math.prod(grid), channels), torch.zeros(math.prod(grid), 1)
-    for i in range(0, len(rows), IMAGES_AT_ONCE):
-        maps = (
-            features.read(rows[i : i + IMAGES_AT_ONCE]).flatten(3).transpose(2, 3)
-        )  # (n, V, L, C)
-        total += maps.nansum((0, 1))
-        count += (~maps[..., :1].isnan()).sum((0, 1))
-    return torch.where(count > 0, total / count.clamp(min=1), total.sum(0) / count.sum())
-
-
-def embed(head: Head, features: FeatureSet, rows: list[int]) -> Tensor:
-    """Flow samples of the images at ``rows``: ``(n, V, L, D)`` float16, on the CPU."""
-    device = head.whitening.mean.device
-    if not rows:
-        views, _, *grid = features.shape()
-        return torch.empty(0, views, math.prod(grid), head.spec.channels, dtype=torch.half)
-    parts = [
-        head.embed(features.read(rows[i : i + IMAGES_AT_ONCE]).to(device)).half().cpu()
-        for i in range(0, len(rows), IMAGES_AT_ONCE)
-    ]
-    return torch.cat(parts)
+LOG, EARLIER = "metrics.csv", "metrics.earlier.csv"
+ANSWER = 60  # seconds that processes of a training wait for each other
 
 
 @dataclass(frozen=True)
@@ -144,9 +68,9 @@ def fit_flow(
     data = StepDataModule(batches, steps=cfg.method.steps, seed=cfg.seed)
     looks = cfg.evaluation.pictures > 0 or wandb is not None
     keep_best = keep_best_of(cfg, held_out, looks) if len(held_out) else None
-    log = run / "metrics.csv"
-    earlier = log.read_text() if checkpoint and log.is_file() else ""
-    spawned = "spawn" in cfg.trainer.strategy
+    log = run / LOG
+    earlier = earlier_rows(run, resumed=checkpoint is not None)
+    spawned = spawns(cfg.trainer)
     live = None if spawned else wandb  # a run cannot be written from several processes
     if live and earlier:
         log_curves(live, log)
@@ -163,18 +87,42 @@ def fit_flow(
         callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
         callbacks.append(Threads(threads))
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
-        try:
-            with named(log):  # the curves; the checkpoint names itself
-                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C, which it ignores from then on
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise (error.__context__ or error) from None
+        with named(log):  # the curves; the checkpoint names itself
+            run_trainer(trainer, module, data, checkpoint)
     if trainer.is_global_zero:
-        write_text(log, joined_log(earlier, log.read_text() if log.is_file() else ""))
+        write_text(log, joined_log(earlier, read_rows(log)))
+        (run / EARLIER).unlink(missing_ok=True)
         if wandb and spawned:
             log_curves(wandb, log)
     nll = keep_best.validation_nll(module) if keep_best else None
     return Ended(trainer.is_global_zero, nll)
+
+
+def run_trainer(
+    trainer: Trainer, module: FlowModule, data: StepDataModule, checkpoint: Path | None
+) -> None:
+    """``trainer.fit``, whose processes all end with it.
+
+    Raises:
+        Terminated: at SIGTERM, with a checkpoint of the step that it came in.
+        KeyboardInterrupt: at Ctrl-C, which Lightning turns into an exit.
+        UserError: one of several processes was lost, or failed.
+    """
+    launcher = trainer.strategy.launcher
+    try:
+        with nullcontext() if launcher else sigterm_left_to_lightning():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException:
+        raise Terminated from None
+    except SystemExit as error:  # Lightning ignores Ctrl-C from then on
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise (error.__context__ or error) from None
+    except ProcessException as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(f"trainer.devices: a process of the training was lost: {last}") from error
+    finally:
+        for process in getattr(launcher, "procs", []):
+            process.kill()  # no effect on one that has ended
 
 
 def keep_best_of(cfg: TrainConfig, held_out: Tensor, looks: bool) -> KeepBest:
@@ -183,6 +131,21 @@ def keep_best_of(cfg: TrainConfig, held_out: Tensor, looks: bool) -> KeepBest:
     method = cfg.method
     samples, positions = flat_samples(held_out)
     return KeepBest(samples, positions, method.steps, cfg.seed, method.keep == "best", looks)
+
+
+def earlier_rows(run: Path, resumed: bool) -> str:
+    """The rows of ``metrics.csv`` before a training goes on. They are kept in a file of their own
+    meanwhile, as Lightning's logger writes over the log, and may be killed any number of times."""
+    if not resumed:
+        (run / EARLIER).unlink(missing_ok=True)
+        return ""
+    rows = joined_log(read_rows(run / EARLIER), read_rows(run / LOG))
+    write_text(run / EARLIER, rows)
+    return rows
+
+
+def read_rows(log: Path) -> str:
+    return log.read_text() if log.is_file() else ""
 
 
 def joined_log(earlier: str, later: str) -> str:
@@ -206,6 +169,31 @@ def joined_log(earlier: str, later: str) -> str:
     return buffer.getvalue()
 
 
+def spawns(cfg: TrainerConfig) -> bool:
+    """Whether the training runs in processes of its own.
+
+    Lightning's usual way to several is to run the command line again in each, which would replay a
+    sweep.
+
+    Raises:
+        UserError: a strategy of that kind.
+    """
+    several = cfg.devices not in (1, "1") or cfg.num_nodes > 1
+    if several and cfg.strategy not in ("auto", "ddp_spawn"):
+        raise UserError(
+            f"trainer.strategy = {cfg.strategy!r} with trainer.devices = {cfg.devices}: "
+            "use trainer.strategy=ddp_spawn for several devices"
+        )
+    return several or "spawn" in cfg.strategy
+
+
+def strategy_of(cfg: TrainerConfig) -> str | DDPStrategy:
+    """What Lightning's ``Trainer`` takes; a process that does not answer ends the training."""
+    if not spawns(cfg):
+        return cfg.strategy
+    return DDPStrategy(start_method="spawn", timeout=timedelta(seconds=ANSWER))
+
+
 def build_trainer(
     cfg: TrainerConfig,
     method: MethodConfig,
@@ -214,21 +202,21 @@ def build_trainer(
     wandb: Curves | None = None,
 ) -> Trainer:
     """A Lightning trainer that logs ``metrics.csv`` into ``run``."""
-    # Not Slurm's environment: a job of one task may spawn its processes itself.
-    spawned = [LightningEnvironment()] if "spawn" in cfg.strategy else []
+    # Not Slurm's or torchrun's environment: the processes are ours, or this one is the only one.
+    alone = [LightningEnvironment()] if spawns(cfg) or cfg.num_nodes == 1 else []
     loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=10)]
     try:
         return Trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
-            strategy=cfg.strategy,
+            strategy=strategy_of(cfg),
             precision=cfg.precision,
             max_steps=method.steps,
             gradient_clip_val=method.grad_clip or None,
             logger=[*loggers, wandb] if wandb else loggers,
             callbacks=list(callbacks),
-            plugins=[SealedCheckpoints(), *spawned],
+            plugins=[SealedCheckpoints(), *alone],
             log_every_n_steps=1 if method.l2.on else max(1, min(10, method.steps // 10)),
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -9,8 +9,8 @@ from rad_lightning.config import BackboneConfig, DataConfig, HeadConfig, NoiseCo
 from rad_lightning.config import MethodConfig as Method
 from rad_lightning.sweep import plan
 from rad_lightning.sweep.plan import Planned
+from rad_lightning.training.head import build_head
 from rad_lightning.training.size import flow_parameters, refuse_too_large
-from rad_lightning.training.trainer import build_head
 
 
 def settings(head: HeadConfig, method: Method | None = None, batch: int = 16) -> TrainConfig:

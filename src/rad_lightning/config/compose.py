@@ -37,7 +37,6 @@ from rad_lightning.config.run import (
     TrainerConfig,
 )
 
-
 DEEPEST = 16  # levels of nesting in a YAML file; ours have four
 
 

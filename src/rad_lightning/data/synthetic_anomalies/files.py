@@ -46,8 +46,8 @@ def write_synthetic(folder: Path, path: str, source_file: Path) -> Path:
     """Make the image of ``path`` from its source and write it to ``folder / path``.
 
     A file that is there already is kept, without a look at the source, if it is what was written:
-    its sha256 is beside it. The file appears whole or not at all. It is an uncompressed BMP, the same on every machine that decodes the
-    source to the same pixels.
+    its sha256 is beside it. The file appears whole or not at all. It is an uncompressed BMP, the
+    same on every machine that decodes the source to the same pixels.
 
     Raises:
         BadImage: the source cannot be read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -119,34 +120,47 @@ def test_predict_with_the_file_judges_like_the_run(
 
 @needs_onnx
 def test_the_facts_beside_the_file_suffice_to_use_it_without_this_package(
-    runs: Callable[[str], Path], exported: Callable[[str], Path], photos: Path
+    exported: Callable[[str], Path], photos: Path, tmp_path: Path
 ) -> None:
     """A script with onnxruntime and Pillow alone, as docs/predict.md tells it."""
     file = exported("patch")
-    script = """
-import json, sys
-import numpy as np, onnxruntime
-from PIL import Image
-file, photo = sys.argv[1:]
-facts = json.load(open(file + ".json"))
-height, width = facts["preprocessing"]["size"]
-image = Image.open(photo).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-images = np.float32(image).transpose(2, 0, 1)[None]
-score, maps = onnxruntime.InferenceSession(file).run(None, {"images": images})
-d = facts["detector"]
-z = (score[0] - d["median"]) / d["spread"]
-print(json.dumps([float(score[0]), bool(score[0] > d["threshold"]), float(z), maps.shape]))
+    page = Path(__file__).parents[2] / "docs" / "predict.md"
+    (example,) = re.findall(r"```python\n(import json\n.*?)```", page.read_text(), re.S)
+    script = example.replace('"detector.onnx', 'sys.argv[1] + "').replace('"a.png"', "sys.argv[2]")
+    script = "import sys\n" + script.replace("print(", "answer = (")
+    script += """
+score, flagged, z = answer
+print(json.dumps([float(score), bool(flagged), float(z), maps.shape]))
 assert "rad_lightning" not in sys.modules and "torch" not in sys.modules
 """
+
+    def told(photo: Path) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-c", script, str(file), str(photo)]
+        return subprocess.run(call, capture_output=True, text=True)
+
     photo = photos / "bad" / "0.png"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(file), str(photo)], capture_output=True, text=True
-    )
-    score, flagged, z, shape = json.loads(done.stdout)
-    (wanted,) = Detector.load(runs("patch")).predict(photo)
-    assert score == pytest.approx(wanted.score, rel=5e-3)
-    assert z == pytest.approx(wanted.robust_z, rel=2e-2)
-    assert flagged == wanted.flagged and shape == [1, 64, 64]
+    judge = Detector.load(file)
+    for name, image in forms(photo).items():
+        image.save(tmp_path / name, exif=image.getexif())
+        score, flagged, z, shape = json.loads(told(tmp_path / name).stdout)
+        (wanted,) = judge.predict(tmp_path / name)
+        assert score == pytest.approx(wanted.score, rel=1e-5), name
+        assert z == pytest.approx(wanted.robust_z, rel=1e-4), name
+        assert flagged == wanted.flagged and shape == [1, 64, 64]
+    Image.fromarray(np.full((48, 48), 30_000, np.uint16)).save(tmp_path / "deep.png")
+    assert "not an 8-bit image" in told(tmp_path / "deep.png").stderr
+
+
+def forms(photo: Path) -> dict[str, Image.Image]:
+    """A photo as cameras and editors write it, by file name."""
+    with Image.open(photo) as opened:
+        plain = opened.convert("RGB")
+    clear = plain.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(plain.size))
+    turned = plain.copy()
+    turned.getexif()[0x0112] = 6
+    return {"plain.png": plain, "grey.png": plain.convert("L"), "clear.png": clear,
+            "palette.png": plain.quantize(32), "turned.png": turned}  # fmt: skip
 
 
 @needs_onnx

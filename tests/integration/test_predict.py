@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -297,6 +298,15 @@ def test_no_damage_gives_another_score(
         else:  # nothing that counts was changed, a blank in the JSON for example
             assert file == "result.json", (seed, name)
             assert (found.score, found.robust_z) == (wanted.score, wanted.robust_z), (seed, name)
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "result.json"])
+def test_a_pipe_in_a_runs_folder_does_not_hang(run: Path, tmp_path: Path, file: str) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / file).unlink()
+    os.mkfifo(copy / file)
+    with pytest.raises(UserError, match=f"{file}: it is not a regular file"):
+        Detector.load(copy)
 
 
 def test_weights_that_are_no_numbers_are_refused(run: Path, tmp_path: Path) -> None:

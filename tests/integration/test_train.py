@@ -115,6 +115,43 @@ def test_a_broken_checkpoint_and_a_broken_cache_entry_are_made_anew(cli: Cli) ->
     assert result_of(run)["features"]["computed"] == 1
 
 
+def test_a_training_killed_in_the_middle_starts_over_from_a_damaged_checkpoint_with_a_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*SMALL_SYNTHETIC, "trainer.checkpoint_every=2")
+    assert cli(*settings, "output=whole") == 0
+
+    def stop_at_step_4(self: StepBar, trainer: Any, *_: object) -> None:
+        if trainer.global_step == 4:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(StepBar, "on_train_batch_end", stop_at_step_4)
+        cli(*settings, "output=cut")
+    checkpoint = only_run("cut") / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    for value in content["state_dict"].values():
+        value.view(-1)[:1] += 1  # a valid file, other weights
+    torch.save(content, checkpoint)
+    capsys.readouterr()
+    assert cli(*settings, "output=cut") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "last.ckpt: it is damaged" in out and "the training begins anew" in out
+    assert "resuming" not in out
+    whole, again = result_of(only_run("whole")), result_of(only_run("cut"))
+    assert again["metrics"] == whole["metrics"] and again["threshold"] == whole["threshold"]
+
+
+@pytest.mark.parametrize("content", ["null", '"done"', "{}", '{"metrics": {}}'])
+def test_json_that_is_no_result_does_not_count_as_done(cli: Cli, content: str) -> None:
+    assert cli(*SMALL_SYNTHETIC) == 0
+    run = only_run()
+    metrics = result_of(run)["metrics"]
+    (run / "result.json").write_text(content)
+    assert cli("-m", *SMALL_SYNTHETIC, "seed=0", "output=outputs/runs") == 0
+    assert result_of(run)["metrics"] == metrics
+
+
 def test_a_run_in_use_is_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(*SMALL_SYNTHETIC) == 0
     with FileLock(only_run() / ".lock"):

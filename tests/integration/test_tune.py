@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
+from faults.stored import damages, tries
 from rad_lightning.commands import tune
+from rad_lightning.common.errors import UserError
 from rad_lightning.training.job import Job
 from support import SMALL, SMALL_SYNTHETIC, Cli, one_error, only_run, result_of, rows_of
 
@@ -233,6 +236,24 @@ def test_a_file_that_is_no_study_is_one_line(cli: Cli, capsys: pytest.CaptureFix
     (STUDY / "journal.jsonl").write_text("no study\nat all\n")
     assert cli(*TUNE) == 2
     assert "journal.jsonl: not a study that can be read" in capsys.readouterr().err
+
+
+def test_a_damaged_journal_is_one_line_or_the_same_study(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*TUNE, "trials=2") == 0
+    journal = STUDY / "journal.jsonl"
+    whole, wanted = journal.read_bytes(), {row["value"] for row in table()}
+    for seed in range(tries()):
+        name, content = damages(whole, np.random.default_rng(seed))
+        journal.write_bytes(content)
+        try:
+            study = tune.open_study(journal, FileLock(STUDY / ".lock"))
+        except UserError as error:
+            assert "\n" not in str(error) and "journal.jsonl" in str(error), (seed, name)
+            continue
+        values = {repr(t.value) for t in study.get_trials() if t.value is not None}
+        assert values <= wanted, (seed, name)
 
 
 def test_without_optuna_it_says_what_to_install(

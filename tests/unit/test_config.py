@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import cache
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,7 @@ from rad_lightning.config import (
 )
 
 
+@cache
 def composed(*overrides: str, name: str = "train") -> TrainConfig:
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

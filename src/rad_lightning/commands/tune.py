@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
@@ -43,9 +43,9 @@ try:
     import optuna
     from optuna.distributions import FloatDistribution, IntDistribution
     from optuna.samplers import TPESampler
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, Trial, TrialState
+
+    from rad_lightning.commands.journal import open_study
 except ModuleNotFoundError as error:
     raise UserError("tune needs Optuna: pip install 'rad-lightning[hpo]'") from error
 
@@ -192,7 +192,7 @@ class Search:
         """One line about a trial that has just ended."""
         best, took = self.best(), duration(ended.duration.total_seconds() if ended.duration else 0)
         if ended.value is None:
-            line = f"pruned: {ended.user_attrs['reason']}"
+            line = f"pruned: {ended.user_attrs.get('reason')}"
         else:
             line = f"held-out NLL {ended.value:.4f}"
         so_far = f"best {best.value:.4f} of trial {best.number}" if best else "no value yet"
@@ -212,42 +212,13 @@ class Search:
         best = self.best()
         if best is None:
             pruned = self.trials(TrialState.PRUNED)
-            why = f", the last one: {pruned[-1].user_attrs['reason']}" if pruned else ""
+            why = f", the last one: {pruned[-1].user_attrs.get('reason')}" if pruned else ""
             raise UserError(f"{self.folder}: no trial has a value{why}")
         if running := len(self.trials(TrialState.RUNNING)):
             progress.say(f"     running  {running} trials in other processes")
         progress.say(f"        best  trial {best.number}: held-out NLL {best.value:.6f}")
         progress.say(f"         use  {shlex.join(file_command(self.folder))}")
         progress.say(f"       files  {self.folder / TABLE}, {self.folder / BEST}")
-
-
-def open_study(journal: Path, lock: FileLock) -> optuna.Study:
-    """The study in ``journal``, a new one where there is none. The caller holds ``lock``.
-
-    Raises:
-        UserError: the file is not a study's.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    drop_torn_line(journal)
-    try:
-        # Optuna's own locks stay behind a killed process, for half a minute or for good.
-        backend = JournalFileBackend(str(journal), lock_obj=cast(Any, lock))
-        return optuna.create_study(
-            storage=JournalStorage(backend), study_name="tune", load_if_exists=True
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{journal}: not a study that can be read ({error})") from error
-
-
-def drop_torn_line(journal: Path) -> None:
-    """A record that a killed process left half written would corrupt the one behind it."""
-    if not journal.is_file():
-        return
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with journal.open("r+b") as file:
-            file.truncate(whole)
 
 
 def distribution(values: TuneRange) -> FloatDistribution | IntDistribution:
@@ -265,7 +236,7 @@ def held_out_nll(job: Job) -> float:
     with job.run.alone():
         if not (job.run.done and job.cfg.resume):
             run_job(job, Progress(quiet=True))
-    value = job.run.read_result()["held_out_nll"]
+    value = job.run.read_result().get("held_out_nll")
     if value is None:
         raise UserError(
             "no training image was held out (too few, or all show one physical part): "

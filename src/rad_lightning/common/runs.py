@@ -100,11 +100,13 @@ class RunDirectory:
 
     def file_hashes(self) -> dict[str, str]:
         """The sha256 of every file of the run, by name; not of what says how it ended."""
-        return {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(self.path.glob("[!.]*"))
-            if file.is_file() and file.name not in (RESULT, FAILURE)
-        }
+        files = (f for f in sorted(self.path.glob("[!.]*")) if f.name not in (RESULT, FAILURE))
+        return {file.name: file_sha256(file) for file in files if file.is_file()}
+
+
+def file_sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def checked_result(content: dict[str, Any]) -> dict[str, Any]:
@@ -140,8 +142,7 @@ def check_files(run: RunDirectory, names: Sequence[str]) -> None:
         raise UserError(f"{run.path / RESULT}: {error}") from None
     if recorded is None:
         return  # of an older version
-    found = run.file_hashes()
-    if wrong := [name for name in names if found.get(name) != recorded.get(name)]:
+    if wrong := [n for n in names if file_sha256(run.path / n) != recorded.get(n)]:
         raise UserError(
             f"{run.path / wrong[0]}: not what the run has written (its sha256 differs from that in "
             f"{RESULT})"

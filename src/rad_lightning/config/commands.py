@@ -156,15 +156,19 @@ class AuditConfig(TrainConfig):
 
 @dataclass
 class ReportConfig:
-    """Tables, plots and the page of a sweep, from the result files in its folder."""
+    """Tables, plots and the page of a sweep, from the result files in its folder; or whether
+    finished runs are what they say."""
 
-    sweep: str = MISSING
+    sweep: str | None = None
+    verify: str | None = None  # a run's folder, or one of runs: check hashes and metrics instead
     metric: str = "image_auroc"
     output: str | None = None  # None: the folder report/ in the sweep's
     progress: bool = True
 
     def check(self) -> None:
-        """Nothing to compare: the folder is looked at when it is read."""
+        """Raise ``UserError`` at no folder, or at two."""
+        if (self.sweep is None) == (self.verify is None):
+            raise UserError("report needs either sweep=DIR or verify=DIR")
 
 
 @dataclass

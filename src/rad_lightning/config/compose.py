@@ -47,8 +47,6 @@ SCHEMAS: dict[str, type] = {  # what each command reads
     "predict": PredictConfig,
     "export": ExportConfig,
 }
-
-
 DEEPEST = 16  # levels of nesting in a YAML file; ours have four
 
 

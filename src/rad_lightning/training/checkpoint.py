@@ -15,8 +15,10 @@ from torch import Tensor
 from rad_lightning.common.files import write_bytes
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
+from rad_lightning.common.sealed import read_regular
 
 RUN, SEAL = "rad_lightning_run", "rad_lightning_sha256"
+MOST_BYTES = 8 * 2**30  # a flow has some MB
 
 
 class SealedCheckpoints(TorchCheckpointIO):
@@ -49,7 +51,7 @@ def read_checkpoint(file: Path, sha256: str | None = None) -> dict[str, Any]:
         ValueError: anything else, with the reason in one line, without the file's name.
         OSError: not there, or not readable.
     """
-    raw = file.read_bytes()
+    raw = read_regular(file, MOST_BYTES)
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError("it is damaged, or not the file that the run has written")
     try:

@@ -1,3 +1,4 @@
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -136,6 +137,14 @@ def test_a_finished_sweep_is_not_called_partial(fake) -> None:
 def test_an_untrained_backbone_is_called_what_it_is(fake, weights: str) -> None:
     fake.run(backbone=f"resnet18 ({weights})")
     assert ("say nothing about the methods" in page(fake).text) == weights.startswith("UNTRAINED")
+
+
+def test_a_pipe_in_place_of_a_thumbnail_does_not_hang_the_page(fake) -> None:
+    file = fake.run(worst=[picture("w.jpg", "x.png", -1.0)])
+    os.mkfifo(file.parent / "w.jpg")
+    assert not [
+        a for t, a in page(fake).tags if t == "img" and a.get("alt", "").startswith("missed")
+    ]
 
 
 def test_the_worst_images_each_once_and_worst_first(fake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.common.files import write_bytes
+from rad_lightning.common.files import write_bytes, write_text
 from rad_lightning.data.images import ImageArray, load_image
 from rad_lightning.data.synthetic_anomalies.kinds import KINDS, draw_anomaly
 from rad_lightning.data.synthetic_anomalies.pieces import SMALLEST
@@ -44,9 +45,9 @@ def parse_synthetic(path: str) -> tuple[str, int, str] | None:
 def write_synthetic(folder: Path, path: str, source_file: Path) -> Path:
     """Make the image of ``path`` from its source and write it to ``folder / path``.
 
-    A whole file that is there already is kept, without a look at the source. The file appears
-    whole or not at all. It is an uncompressed BMP, the same on every machine that decodes the
-    source to the same pixels.
+    A file that is there already is kept, without a look at the source, if it is what was written:
+    its sha256 is beside it. The file appears whole or not at all. It is an uncompressed BMP, the
+    same on every machine that decodes the source to the same pixels.
 
     Raises:
         BadImage: the source cannot be read.
@@ -65,7 +66,10 @@ def write_synthetic(folder: Path, path: str, source_file: Path) -> Path:
             f"{source_file}: too small for a synthetic defect: use at least 16 x 16 pixels"
         )
     image, _ = draw_anomaly(source, kind, seed)
-    return write_bytes(file, _bmp(image))
+    content = _bmp(image)
+    write_bytes(file, content)
+    write_text(_seal_of(file), _seal(file, content))
+    return file
 
 
 def _header(height: int, width: int) -> bytes:
@@ -87,12 +91,16 @@ def _bmp(image: ImageArray) -> bytes:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a file of ``_bmp`` is there; a broken disk or copy may have cut it."""
+    """Whether a file is there as it was written; a broken disk or copy may have changed it."""
     try:
-        with file.open("rb") as stream:
-            start = stream.read(54)
-        width, height = struct.unpack_from("<ii", start, 18)
-        size = 54 + height * _row_bytes(width)
-        return start == _header(height, width) and file.stat().st_size == size
-    except (OSError, struct.error):
+        return _seal_of(file).read_text() == _seal(file, file.read_bytes())
+    except (OSError, ValueError):
         return False
+
+
+def _seal_of(file: Path) -> Path:
+    return file.with_suffix(".sha")  # as long as .bmp: the name may be as long as it can be
+
+
+def _seal(file: Path, content: bytes) -> str:
+    return f"{hashlib.sha256(content).hexdigest()}  {file.name}\n"

@@ -286,7 +286,7 @@ def test_a_run_and_settings_that_it_has_already_are_one_line(
     assert cli(*folder(mixed), "method.steps=1") == 0
     run = only_run()
     capsys.readouterr()
-    for setting in ("seed=1", "data=mtd", "head.channels=4", "~recipe", "noise=replace"):
+    for setting in ("seed=1", "data=mtd", "head.channels=4", "~head", "noise=replace"):
         assert cli("audit", f"run={run}", setting) == 2
         told = one_error(capsys)
         assert told.startswith(setting.strip("~").split("=")[0]) and "comes from the run" in told

@@ -38,7 +38,7 @@ import torch
 
 from rad_lightning.config.fields import setting
 from rad_lightning.methods.registry import SELECTION, Trust, part, settings_of
-from rad_lightning.robust.trusted import Contamination
+from rad_lightning.robust.contamination import Contamination
 
 
 @dataclass

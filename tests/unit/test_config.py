@@ -51,10 +51,11 @@ def test_every_experiment_composes(name: str) -> None:
     composed(f"+experiment={name}")
 
 
-def test_what_a_dataset_is_best_read_with_comes_along_and_can_be_left_out() -> None:
-    assert composed("data=mtd").backbone.out_indices == [3]
-    assert composed("data=mtd", "~recipe").backbone.out_indices == [1, 2, 3]
-    assert composed("data=mtd", "head.top_fraction=0.5").head.top_fraction == 0.5
+def test_every_data_set_is_read_with_the_same_settings() -> None:
+    usual = composed()
+    for name in ("csv", "folder", "ksdd", "ksdd2", "mtd", "mvtec"):
+        found = composed(f"data={name}")
+        assert (found.backbone, found.head) == (usual.backbone, usual.head), name
 
 
 @pytest.mark.parametrize("name", ["predict", "export"])

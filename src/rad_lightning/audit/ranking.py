@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.evaluation.metrics import auroc
-from rad_lightning.robust.trusted import Contamination
+from rad_lightning.robust.contamination import Contamination
 
 PRECISION_AT = (5, 10)  # beside the true number
 SUSPECT, POSSIBLE, TRUSTED = "suspect", "possible", "trusted"

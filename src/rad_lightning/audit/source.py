@@ -15,7 +15,7 @@ from rad_lightning.data.splits import Roles
 
 # With run=DIR the images and their features are the run's. What may be said beside it is where
 # things lie now, and how the images are ranked.
-OF_THE_RUN = ("seed", "data", "noise", "backbone", "head", "recipe")
+OF_THE_RUN = ("seed", "data", "noise", "backbone", "head")
 MOVED = ("data.root", "data.csv", "backbone.weights", "backbone.batch_size", "data.on_bad_image")
 MOST_SETTINGS = 2**16  # bytes of a config.yaml; ours have 3 kB
 

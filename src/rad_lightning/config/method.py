@@ -93,10 +93,13 @@ class TrustConfig(Part):
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
     by_part: bool = setting(True)  # images of a physical part share one rank, and weigh as one
-    # What follows. split: suspects are left out; iqr: images beyond the upper fence of a box plot
-    # are; expose: an image counts the less the more suspicious it is, and the oddest samples of
-    # suspicious ones are pushed away.
-    use: str = setting("split", choices=("split", "iqr", "expose"))
+    # What follows. fence: images count the less the further their scores lie above the others',
+    # which needs no contamination; split: suspects are left out, as many as the contamination says;
+    # iqr: images beyond the upper fence of a box plot are; expose: an image counts the less the
+    # more suspicious it is, and the oddest samples of suspicious ones are pushed away.
+    use: str = setting("split", choices=("fence", "split", "iqr", "expose"))
+    # fence: in spreads of the ordinary images' scores; half weight there, see ``fence_weights``.
+    fence: float = setting(3.0, low=1.0)
     reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
     known_rate: bool = setting(False)  # oracle_rate: the true one, unknown in practice

@@ -95,7 +95,7 @@ class BackboneConfig:
     ``hub``)."""
 
     name: str = setting("resnet18")
-    out_indices: list[int] = setting([1, 2, 3], low=0)
+    out_indices: list[int] = setting([2, 3], low=0)
     weights: str = setting("auto", numbers=False)
     batch_size: int = setting(16, low=1, numbers=False)
     precision: str = setting("float32", choices=("float32", "bfloat16"))

@@ -18,6 +18,7 @@ from torch import Tensor
 from rad_lightning.data.images import resize_image
 from rad_lightning.features.backbone import FrozenBackbone
 
+CELL = 8  # pixels: a finer grid costs four times as much and shows texture, not parts
 Box = tuple[int, int, int, int]  # top, left, height, width of the image on its canvas, in pixels
 
 
@@ -118,7 +119,7 @@ def batch_features(
         with torch.autocast(images.device.type, torch.bfloat16) if narrow else nullcontext():
             if spec.form == "patch":
                 maps = backbone(turn(images))
-                per_view.append(fuse([back(m) for m in maps], spec.local_pool))
+                per_view.append(fuse([back(m) for m in maps], spec.local_pool, spec.size))
             else:
                 scaled = (_rescale(images, s) for s in spec.scales)
                 pyramid = [m for x in scaled for m in backbone(turn(x))]
@@ -131,13 +132,15 @@ def batch_features(
     return features
 
 
-def fuse(maps: list[Tensor], local_pool: int) -> Tensor:
-    """Locally averaged maps, concatenated on the grid of the second finest one.
+def fuse(maps: list[Tensor], local_pool: int, size: tuple[int, int]) -> Tensor:
+    """Locally averaged maps of an input of ``size``, concatenated on the grid of the finest one
+    whose cells are at least ``CELL`` pixels high, of the coarsest one where none is.
 
     ``local_pool`` x ``local_pool`` averaging gives each position a neighbourhood, as PatchCore
     does (Roth et al., CVPR 2022, section 3.1).
     """
-    grid = maps[min(1, len(maps) - 1)].shape[-2:]
+    by_height = sorted((m.shape[-2:] for m in maps), reverse=True)
+    grid = next((g for g in by_height if g[0] * CELL <= size[0]), by_height[-1])
     smooth = [
         F.avg_pool2d(m, local_pool, 1, local_pool // 2, count_include_pad=False) for m in maps
     ]

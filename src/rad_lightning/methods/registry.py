@@ -22,7 +22,7 @@ from torch import Tensor
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import MethodConfig, faults
 from rad_lightning.flows.heads import Head
-from rad_lightning.robust.trusted import Contamination
+from rad_lightning.robust.contamination import Contamination
 
 
 @dataclass(frozen=True)

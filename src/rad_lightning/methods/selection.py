@@ -13,11 +13,10 @@ from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MethodConfig, TrustConfig
 from rad_lightning.flows.heads import Head
 from rad_lightning.methods.registry import SELECTION, Trust, part
+from rad_lightning.robust.contamination import Contamination, contamination, deviations
 from rad_lightning.robust.memories import sparse_memories
 from rad_lightning.robust.trusted import (
-    Contamination,
     OutOfFold,
-    contamination,
     image_suspicion,
     part_means,
     part_weights,
@@ -27,6 +26,7 @@ from rad_lightning.robust.trusted import (
 
 FENCE = 1.5  # of a box plot, in interquartile ranges
 MOST = 0.9  # share of the images that may be suspects
+RAMP = 1.0  # spreads to either side of the fence
 ODD = 1.5  # of the share of samples that an image's score is made of
 
 
@@ -84,9 +84,20 @@ def find_trust(
     odd_share = min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
     odd = oddest(within_image(scores), odd_share)
     told = cfg.use == "expose" and cfg.known
+    if cfg.use == "fence":
+        above = torch.stack([deviations(scores) for scores in ranked]).mean(0)
+        weights = base * fence_weights(above, cfg.fence)[:, None, None]
+        return Trust(suspicion, above > cfg.fence, weights, None, estimate, assumed, 0.0)
     suspects = injected if told else choose(cfg, ranked[0], suspicion, of_part, assumed)
     weights, exposed = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
     return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength)
+
+
+def fence_weights(above: Tensor, fence: float) -> Tensor:
+    """How often images ``above`` so many spreads are learned from, ``(N,)``: in full up to ``RAMP``
+    below the fence, never from ``RAMP`` above it on, linearly between. A step would hang on the
+    last digit of a score."""
+    return ((fence + RAMP - above) / (2 * RAMP)).clamp(0, 1).float()
 
 
 def believe(

@@ -17,7 +17,7 @@ from rad_lightning.audit.ranking import (
     rank,
 )
 from rad_lightning.common.errors import UserError
-from rad_lightning.robust.trusted import Contamination
+from rad_lightning.robust.contamination import Contamination
 
 QUARTER = Contamination(0.25, 0.1, 0.4)
 TIED = torch.tensor([0.5, 0.9, 0.5, 0.1, 0.5, 0.9, 0.0])

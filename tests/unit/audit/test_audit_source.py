@@ -82,7 +82,7 @@ def test_a_manifest_that_no_training_would_take_is_refused(suspects: str, lackin
 
 @pytest.mark.parametrize(
     ("override", "key"),
-    [("data.root=a=b", "data.root"), ("+space.x=1", "space.x"), ("~recipe", "recipe")],
+    [("data.root=a=b", "data.root"), ("+space.x=1", "space.x"), ("~head", "head")],
 )
 def test_the_key_of_what_was_typed(override: str, key: str) -> None:
     assert key_of(override) == key

@@ -263,10 +263,18 @@ def test_bfloat16_features_are_close_to_those_in_float32(backbone: FrozenBackbon
 
 
 @pytest.mark.parametrize("local_pool", [1, 3, 5])
-def test_fuse_gives_all_channels_on_the_second_grid(local_pool: int) -> None:
+def test_fuse_gives_all_channels_on_the_finest_grid_of_eight_pixels_a_cell(
+    local_pool: int,
+) -> None:
     maps = [torch.rand(2, 4, 16, 12), torch.rand(2, 5, 8, 6), torch.rand(2, 6, 4, 3)]
-    assert fuse(maps, local_pool).shape == (2, 15, 8, 6)
-    assert fuse(maps[:1], local_pool).shape == (2, 4, 16, 12)
+    size = (64, 48)
+    assert fuse(maps, local_pool, size).shape == (2, 15, 8, 6)
+    assert fuse(maps[1:], local_pool, size).shape == (2, 11, 8, 6)
+    assert fuse(maps[2:], local_pool, size).shape == (2, 6, 4, 3)
+    assert fuse(maps[:1], local_pool, size).shape == (2, 4, 16, 12)  # there is no other
+    torch.testing.assert_close(
+        fuse(maps[::-1], local_pool, size)[:, -4:], fuse(maps, local_pool, size)[:, :4]
+    )
 
 
 @pytest.mark.parametrize("local_pool", [1, 3])
@@ -274,11 +282,11 @@ def test_fuse_keeps_constant_maps_constant_up_to_the_border(local_pool: int) -> 
     maps = [torch.full((1, 1, 16, 16), 2.0), torch.full((1, 1, 8, 8), 3.0)]
     maps.append(torch.full((1, 1, 4, 4), 5.0))
     expected = torch.tensor([2.0, 3.0, 5.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    torch.testing.assert_close(fuse(maps, local_pool), expected)
+    torch.testing.assert_close(fuse(maps, local_pool, (64, 64)), expected)
 
 
 def test_fuse_averages_each_neighbourhood() -> None:
     m = torch.rand(1, 1, 5, 5)
-    found = fuse([m], 3)
+    found = fuse([m], 3, (40, 40))
     torch.testing.assert_close(found[0, 0, 2, 3], m[0, 0, 1:4, 2:5].mean())
     torch.testing.assert_close(found[0, 0, 0, 0], m[0, 0, :2, :2].mean())

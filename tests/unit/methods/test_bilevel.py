@@ -31,8 +31,8 @@ from rad_lightning.methods.likelihood import PlainFlow
 from rad_lightning.methods.penalty import Penalty
 from rad_lightning.methods.registry import Training, build_method
 from rad_lightning.methods.selection import Trust
+from rad_lightning.robust.contamination import Contamination
 from rad_lightning.robust.regularizer import weight_penalty
-from rad_lightning.robust.trusted import Contamination
 from rad_lightning.training.trainer import fit_flow
 
 PATCH = HeadSpec(

@@ -8,10 +8,10 @@ from torch import Generator, Tensor
 
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head, HeadSpec
+from rad_lightning.robust.contamination import contamination
 from rad_lightning.robust.trusted import (
     OutOfFold,
     central_images,
-    contamination,
     fold_of,
     gaussian_scores,
     part_means,

@@ -118,7 +118,7 @@ class HeadConfig:
     # patch
     local_pool: int = setting(3, low=1)
     top_fraction: float = setting(0.03, above=0.0, high=1.0)
-    position_dims: int = setting(8, low=0, high=1024)
+    position_dims: int = setting(16, low=0, high=1024)
     # pooled
     scales: list[float] = setting([1.0], above=0.0, high=4.0)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from support import SMALL_SYNTHETIC, command
+from support import HANG, SMALL_SYNTHETIC, command, started
 
 pytestmark = pytest.mark.slow
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
@@ -51,3 +54,23 @@ def test_a_sweep_of_such_trainings_is_not_replayed_by_its_processes(sweep: Sweep
     assert sum(r["features"]["computed"] for r in sweep.results) == 14
     # One W&B run each, though two processes trained.
     assert [len(list((run / "wandb").glob("offline-run-*"))) for run in sweep.runs] == [1, 1]
+
+
+def test_a_lost_process_ends_the_training_in_one_line(tmp_path: Path) -> None:
+    training = (*SMALL_SYNTHETIC, *DDP, "method.steps=100000", "evaluation.pictures=0")
+    with started(tmp_path, *training) as process:
+        while not list(tmp_path.glob("outputs/runs/*/metrics.csv")) and process.poll() is None:
+            time.sleep(0.1)
+        children = spawned_by(process.pid)
+        assert len(children) == 2
+        os.kill(children[1], signal.SIGKILL)
+        _, told = process.communicate(timeout=HANG)
+    assert process.returncode == 2
+    assert told.splitlines()[-1].startswith("error: trainer.devices: a process of the training")
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def spawned_by(parent: int) -> list[int]:
+    """The processes that ``parent`` has started to train in."""
+    every = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(c) for c in every if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]

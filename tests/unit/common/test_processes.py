@@ -1,0 +1,80 @@
+"""How a process ends, and whose place it takes among several."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from rad_lightning.common.environ import RANKS, forget_ranks
+from rad_lightning.common.processes import (
+    Terminated,
+    sigterm_left_to_lightning,
+    sigterm_raises,
+)
+from support import HANG
+
+
+def test_sigterm_raises_once_and_is_left_as_it_was() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), sigterm_raises():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(HANG)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # what tidies up is not disturbed
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_lightning_finds_no_handler_while_it_trains() -> None:
+    with sigterm_raises():
+        ours = signal.getsignal(signal.SIGTERM)
+        with sigterm_left_to_lightning():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is ours
+
+
+def test_a_worker_ends_with_its_parent() -> None:
+    worker = "from rad_lightning.common.processes import prepare_worker as p; import time; p(); "
+    parent = textwrap.dedent(f"""
+        import os, subprocess, sys
+        code = {worker!r} + "print('up', flush=True); time.sleep({HANG})"
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        print(child.pid, flush=True)
+        os.kill(os.getpid(), 9)
+    """)
+    ended = subprocess.run(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, timeout=HANG
+    )
+    child = int(ended.stdout)
+    deadline = time.monotonic() + HANG
+    while alive(child):
+        assert time.monotonic() < deadline, "the worker still runs"
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that has ended and waits for its parent does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"
+    except OSError:
+        return False
+
+
+def test_ranks_of_an_outer_launcher_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RANKS:
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("NODE_RANK", "")
+    forget_ranks()
+    assert not {*RANKS, "NODE_RANK"} & os.environ.keys()
+    monkeypatch.setenv("NODE_RANK", "2")
+    forget_ranks()
+    assert os.environ["NODE_RANK"] == "2"  # of several nodes, set on purpose

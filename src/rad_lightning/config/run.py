@@ -88,6 +88,13 @@ class NoiseConfig:
             raise UserError(f"{named} needs real anomalies: it cannot go with source=synthetic")
 
 
+# None that names a file or a class: the settings may come with a folder from elsewhere.
+MODEL_OPTIONS = (
+    "img_size", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "patch_size",
+    "window_size", "output_stride",
+)  # fmt: skip
+
+
 @dataclass
 class BackboneConfig:
     """A frozen timm model. ``weights``: ``hub``, ``untrained`` (seeded demo), a local file, or
@@ -96,6 +103,8 @@ class BackboneConfig:
 
     name: str = setting("resnet18")
     out_indices: list[int] = setting([2, 3], low=0)
+    # Further arguments of timm.create_model, of those in MODEL_OPTIONS: {img_size: 256} for a ViT.
+    options: dict[str, Any] = field(default_factory=dict)
     weights: str = setting("auto", numbers=False)
     batch_size: int = setting(16, low=1, numbers=False)
     precision: str = setting("float32", choices=("float32", "bfloat16"))
@@ -208,6 +217,10 @@ class TrainConfig:
                 f"head.views has {sorted(turned)[0]} but data.size = {sides} is not square: "
                 "choose from identity, hflip, vflip, rot180"
             )
+        for key in self.backbone.options:
+            if key not in MODEL_OPTIONS:
+                known = ", ".join(MODEL_OPTIONS)
+                raise UserError(f"backbone.options.{key}: no such option; choose from {known}")
         indices = self.backbone.out_indices
         if indices != sorted(set(indices)):
             raise UserError(f"backbone.out_indices = {indices}: give numbers in rising order")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from rad_lightning.common.errors import UserError
@@ -26,25 +28,35 @@ class FrozenBackbone(nn.Module):
         name: a timm model name.
         out_indices: which feature maps, as in timm.
         weights: ``"untrained"``, ``"hub"`` or the path of a safetensors or weights-only file.
+        options: further arguments of ``timm.create_model``, ``img_size`` of a ViT for example.
 
     Raises:
-        UserError: unknown name or index, weights that are absent, unreadable or of another model.
+        UserError: unknown name, index or option, weights that are absent, unreadable or of another
+            model.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, out_indices: tuple[int, ...], weights: str = HUB) -> None:
+    def __init__(
+        self,
+        name: str,
+        out_indices: tuple[int, ...],
+        weights: str = HUB,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.name, self.out_indices = name, tuple(out_indices)
+        self.name, self.out_indices, self.options = name, tuple(out_indices), dict(options or {})
         self.origin = weights if weights in (UNTRAINED, HUB) else "file"
-        self.model = _build(name, self.out_indices, pretrained=weights == HUB)
+        self.model = _build(name, self.out_indices, weights == HUB, self.options)
         if self.origin == "file":
             _load_strictly(self.model, Path(weights), name)
         cfg = self.model.default_cfg
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
         self.channels = tuple(self.model.feature_info.channels())
+        # Swin, MambaOut and others keep channels last.
+        self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         self.requires_grad_(False)
         self.eval()
 
@@ -55,8 +67,10 @@ class FrozenBackbone(nn.Module):
         return f"{self.name} ({label[self.origin]})"
 
     def fingerprint(self) -> str:
-        """sha256 over the name, the indices and every weight: equal exactly for equal features."""
-        seen = hashlib.sha256(f"{self.name}{self.out_indices}".encode())
+        """sha256 over the name, the indices, the options and every weight: equal exactly for equal
+        features."""
+        options = repr(sorted(self.options.items())) if self.options else ""
+        seen = hashlib.sha256(f"{self.name}{self.out_indices}{options}".encode())
         for key, value in sorted(self.model.state_dict().items()):
             seen.update(key.encode())
             seen.update(value.cpu().contiguous().numpy().tobytes())
@@ -68,16 +82,36 @@ class FrozenBackbone(nn.Module):
 
     @torch.no_grad()  # not inference_mode: cached tensors must work in autograd
     def forward(self, images: Tensor) -> list[Tensor]:
-        """``(B, 3, H, W)`` in 0..255 -> one ``(B, C_i, H_i, W_i)`` per index."""
+        """``(B, 3, H, W)`` in 0..255 -> one ``(B, C_i, H_i, W_i)`` per index.
+
+        Raises:
+            UserError: an input of a size that the model does not take.
+        """
         scaled = (images.float() / 255 - self.mean) / self.std
-        maps: list[Tensor] = self.model(scaled.contiguous(memory_format=torch.channels_last))
-        return [m.float() for m in maps]
+        try:
+            maps: list[Tensor] = self.model(scaled.contiguous(memory_format=torch.channels_last))
+        except AssertionError as error:  # timm's word for a wrong size
+            raise UserError(
+                f"backbone.name = {self.name!r} does not take {tuple(images.shape[-2:])} pixels "
+                f"({error}): use another data.size, or backbone.options={{img_size: [H, W]}}"
+            ) from error
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        for m, count in zip(maps, self.channels, strict=True):
+            if m.ndim != 4 or m.shape[1] != count:
+                raise UserError(
+                    f"backbone.name = {self.name!r}: a feature map of shape {tuple(m.shape)} where "
+                    f"{count} channels were announced; use another model"
+                )
+        return [m.float().contiguous() for m in maps]
 
 
-def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
+def _build(
+    name: str, out_indices: tuple[int, ...], pretrained: bool, options: Mapping[str, Any]
+) -> Any:
     if not out_indices:
         raise UserError("backbone.out_indices = []: give at least one index")
-    if not timm.is_model(name.split(".")[0]):
+    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), 5)
         raise UserError(
             f"backbone.name = {name!r}: not a timm model; similar names: "
@@ -89,12 +123,14 @@ def _build(name: str, out_indices: tuple[int, ...], pretrained: bool) -> Any:
         torch.manual_seed(UNTRAINED_SEED)
         try:
             model = timm.create_model(
-                name, pretrained=pretrained, features_only=True, out_indices=out_indices
+                name, pretrained=pretrained, features_only=True, out_indices=out_indices, **options
             )
         except (IndexError, AssertionError) as error:
             raise UserError(
                 f"backbone.out_indices = {list(out_indices)}: not feature maps of {name} ({error})"
             ) from error
+        except TypeError as error:
+            raise UserError(f"backbone.options = {dict(options)}: {error}") from error
         except Exception as error:
             if not pretrained:
                 raise UserError(f"backbone.name = {name!r}: {error}") from error
@@ -128,6 +164,7 @@ def _load_strictly(model: nn.Module, path: Path, name: str) -> None:
         own = {k: flat.get(k.removeprefix("model.").replace(".", "_")) for k in wanted}
         if all(v in state for v in own.values()) and state.keys() <= whole.keys():
             state = {k: state[v] for k, v in own.items()}
+    state = {k: _resampled(model, k, v, wanted.get(k)) for k, v in state.items()}
     missing = [k for k in wanted if k not in state]
     misshaped = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     unused = [k for k in state if k not in wanted]
@@ -144,3 +181,16 @@ def _load_strictly(model: nn.Module, path: Path, name: str) -> None:
                 f"({problem} {keys[0]!r} and {len(keys) - 1} more)"
             )
     model.load_state_dict({k: state[k] for k in wanted}, strict=True)
+
+
+def _resampled(model: nn.Module, key: str, value: Tensor, wanted: Tensor | None) -> Tensor:
+    """A ViT's position embedding ``(1, P, D)`` on the grid of ``model``; other weights as is."""
+    inner = getattr(model, "model", model)
+    grid = getattr(getattr(inner, "patch_embed", None), "grid_size", None)
+    if not key.endswith("pos_embed") or wanted is None or wanted.shape == value.shape or not grid:
+        return value
+    if value.ndim != 3 or value.shape[-1] != wanted.shape[-1]:
+        return value
+    prefix = int(wanted.shape[1] - grid[0] * grid[1])
+    found: Tensor = resample_abs_pos_embed(value, list(grid), num_prefix_tokens=prefix)
+    return found

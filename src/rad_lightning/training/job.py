@@ -38,10 +38,11 @@ class Shared:
             UserError: unknown model, or weights that cannot be had.
         """
         indices, weights = tuple(cfg.backbone.out_indices), chosen_weights(cfg)
-        key = (cfg.backbone.name, indices, weights)
+        options = cfg.backbone.options
+        key = (cfg.backbone.name, indices, weights, repr(sorted(options.items())))
         if key not in self.backbones:
             try:
-                self.backbones[key] = FrozenBackbone(cfg.backbone.name, indices, weights)
+                self.backbones[key] = FrozenBackbone(cfg.backbone.name, indices, weights, options)
             except UserError as error:
                 self.backbones[key] = error
         found = self.backbones[key]

@@ -12,6 +12,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.features.backbone import FrozenBackbone
 
 TINY = "test_resnet"
+VIT, SWIN = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +229,56 @@ def test_without_network_the_message_names_both_ways_out(monkeypatch: pytest.Mon
     monkeypatch.setattr(timm, "create_model", offline)
     message = refused("no weights for", weights="hub")
     assert "backbone.weights=FILE" in message and "backbone.weights=untrained" in message
+
+
+def test_maps_with_channels_last_are_turned() -> None:
+    """As a forward pass by hand, stage after stage, gives them."""
+    x = torch.randint(0, 256, (2, 3, 64, 64)).float()
+    for name in ("mambaout_femto", "convnext_atto"):
+        backbone = FrozenBackbone(name, (1, 2), "untrained")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = timm.create_model(name).eval()
+        flat = {k.replace(".", "_"): v for k, v in backbone.model.state_dict().items()}
+        own = model.state_dict()
+        model.load_state_dict({k: flat.get(k.replace(".", "_"), v) for k, v in own.items()})
+        mean, std = (torch.tensor(model.default_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+        expected = []
+        with torch.no_grad():
+            y = model.stem((x / 255 - mean) / std)
+            for stage in model.stages:
+                y = stage(y)
+                expected.append(y.permute(0, 3, 1, 2) if backbone.channels_last else y)
+        for found, wanted, count in zip(backbone(x), expected[1:3], backbone.channels, strict=True):
+            assert found.shape[1] == count
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_swin_gives_maps_of_its_channels() -> None:
+    backbone = FrozenBackbone(
+        "test_swin" if timm.is_model("test_swin") else SWIN, (0, 1), "untrained"
+    )
+    maps = backbone(torch.zeros(1, 3, 224, 224))
+    assert [m.shape[1] for m in maps] == list(backbone.channels)
+    assert [m.shape[2] for m in maps] == [56, 28]
+
+
+def test_a_vit_at_another_size_keeps_its_weights(tmp_path: Path) -> None:
+    usual = FrozenBackbone(VIT, (1, 2), "untrained")
+    path = tmp_path / "vit.safetensors"
+    whole = timm.create_model(VIT)
+    save_file(whole.state_dict(), path)
+    size = 2 * whole.patch_embed.img_size[0]
+    with pytest.raises(UserError, match="does not take") as caught:
+        usual(torch.zeros(1, 3, size, size))
+    assert "backbone.options" in str(caught.value) and "\n" not in str(caught.value)
+    larger = FrozenBackbone(VIT, (1, 2), str(path), {"img_size": size})
+    maps = larger(torch.rand(1, 3, size, size) * 255)
+    assert [m.shape[1] for m in maps] == list(larger.channels)
+    assert maps[0].shape[-1] == 2 * whole.patch_embed.grid_size[0]
+    assert larger.fingerprint() != FrozenBackbone(VIT, (1, 2), str(path)).fingerprint()
+
+
+def test_an_option_that_the_model_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="options"):
+        FrozenBackbone(TINY, (1, 2), "untrained", {"img_size": 64})

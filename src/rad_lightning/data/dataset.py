@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import DataConfig, NoiseConfig
+from rad_lightning.data.copies import join_copies, leaked
 from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
 from rad_lightning.data.noise import Contamination, describe, inject
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
@@ -127,7 +128,8 @@ class Tables:
         if self.known is not None and key in self.known:
             return self.known[key]
         table = read_table(cfg, cache_dir)
-        found = table, tuple(file_hashes(table.absolute(s) for s in table.samples))
+        hashes = tuple(file_hashes(table.absolute(s) for s in table.samples))
+        found = join_copies(table, hashes), hashes
         if self.known is not None:
             self.known[key] = found
         return found
@@ -161,7 +163,9 @@ def open_dataset(
         table, roles, noise, seed if noise.seed is None else noise.seed
     )
     table, by_path = write_synthetic_images(table, by_path, cache_dir)
-    return Dataset(table, roles, tuple(by_path[s.path] for s in table.samples), contamination)
+    hashes = tuple(by_path[s.path] for s in table.samples)
+    table = replace(table, notes=(*table.notes, *leaked(hashes, roles)))
+    return Dataset(table, roles, hashes, contamination)
 
 
 def write_synthetic_images(

@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 # normalisation, and makes no strong edge against a dark part or a bright one.
 BACKDROP = (128, 128, 128)
 
+CLASSES = 15  # grey values up to this one number kinds of defects: each is a defect
+
 ImageArray = npt.NDArray[np.uint8]
 MaskArray = npt.NDArray[np.bool_]
 
@@ -46,7 +48,7 @@ def load_image(path: Path, content: bytes | None = None) -> ImageArray:
     Raises:
         BadImage: missing, empty, truncated, oversized or not an image; values out of range.
     """
-    return _to_rgb(path, _decode(path, upright=True, content=content))
+    return _to_rgb(path, _decode(path, content=content))
 
 
 def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
@@ -102,7 +104,10 @@ def resize_image(array: ImageArray, size: tuple[int, int]) -> ImageArray:
 
 
 def load_mask(path: Path, image_hw: tuple[int, int]) -> MaskArray:
-    """Read a mask as bool ``(H, W)``; every pixel that is not black is defect.
+    """Read a mask as bool ``(H, W)``, upright by its EXIF tag as its image is.
+
+    Every pixel that is not black is defect; of a mask with soft edges (JPEG, antialiasing), those
+    of at least half of its own maximum.
 
     Raises:
         BadImage: the file cannot be read.
@@ -142,13 +147,14 @@ def _checked(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def _decode(path: Path, *, upright: bool, content: bytes | None = None) -> Image.Image:
+def _decode(path: Path, content: bytes | None = None) -> Image.Image:
+    """Upright by its EXIF tag."""
     try:
         if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImage(path, "the file is empty (0 bytes), expected an image")
         with Image.open(path if content is None else BytesIO(content)) as image:
             image.load()
-            return ImageOps.exif_transpose(image) if upright else image.copy()
+            return ImageOps.exif_transpose(image)
     except BadImage:
         raise
     except FileNotFoundError:
@@ -189,12 +195,15 @@ def _rescaled(path: Path, image: Image.Image, full: int) -> ImageArray:
 
 
 def _defect_pixels(path: Path) -> MaskArray:
-    image = _decode(path, upright=False)
+    image = _decode(path)
     transparent = image.has_transparency_data
     if image.mode not in {"1", "L", "I", "F", "RGB"} and not image.mode.startswith("I;16"):
         image = image.convert("RGBA" if transparent else "RGB")  # a palette index is no colour
     pixels = np.atleast_3d(np.asarray(image))
-    marked: MaskArray = pixels[..., :3].max(axis=2) > 0
+    values = pixels[..., :3].max(axis=2)
+    peak = values.max(initial=0)
+    soft = peak > CLASSES and ((values > 0) & (values < peak)).any()
+    marked: MaskArray = values >= peak / 2 if soft else values > 0
     if image.mode == "RGBA":
         marked &= pixels[..., 3] > 0
     return marked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,9 @@ from rad_lightning.data.samples import Sample, SampleTable
 
 T = TypeVar("T")
 
+MASK_NAME = re.compile(r"[_-](mask|gt|label|seg)$", re.IGNORECASE)
+
+OF_STORAGE = frozenset({"@eaDir", "__MACOSX", "#recycle"})  # Synology and macOS
 NORMAL_WORDS = frozenset({"good", "normal", "ok", "free", "pass"})
 ANOMALOUS_WORDS = frozenset(
     {"bad", "defect", "defective", "abnormal", "anomaly", "anomalous", "ng", "nok", "fail"}
@@ -35,8 +40,12 @@ def require_category(name: str, category: str | None) -> str:
 
 
 def folders(root: Path) -> list[Path]:
-    """Visible sub-folders, sorted by name."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Visible sub-folders, sorted by name, without those that storage systems add."""
+    return sorted(
+        p
+        for p in root.iterdir()
+        if p.is_dir() and not p.name.startswith(".") and p.name not in OF_STORAGE
+    )
 
 
 def images_in(root: Path) -> list[Path]:
@@ -47,12 +56,24 @@ def images_in(root: Path) -> list[Path]:
 def images_below(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Visible image files in ``root`` and below, without hidden folders and those in ``skip``.
 
+    Links to folders are followed, but each real folder is read once, under the path that is no
+    link where there is one, and none that ``root`` itself lies in: it would bring in other images.
+
     ``skip`` holds lower-case names of folders directly in ``root``.
     """
-    yield from images_in(root)
-    for folder in folders(root):
-        if folder.name.lower() not in skip:
-            yield from images_below(folder)
+    real = root.resolve()
+    yield from _below(root, skip, {real}, real)
+
+
+def _below(folder: Path, skip: frozenset[str], seen: set[Path], top: Path) -> Iterator[Path]:
+    yield from images_in(folder)
+    inner = sorted(folders(folder), key=lambda p: p.is_symlink())  # what is no link comes first
+    for below in inner:
+        real = below.resolve()
+        if below.name.lower() in skip or real in seen or real in top.parents:
+            continue
+        seen.add(real)
+        yield from _below(below, frozenset(), seen, top)
 
 
 def _is_image(path: Path) -> bool:
@@ -71,6 +92,33 @@ def missing_mask_note(samples: Iterable[Sample]) -> tuple[str, ...]:
     """A note with the number of anomalous images without a mask, or nothing."""
     missing = sum(s.label == 1 and s.mask_path is None for s in samples)
     return (f"{missing} anomalous images have no mask file",) if missing else ()
+
+
+def mask_index(masks: Path) -> dict[str, Path]:
+    """Mask files in ``masks`` and below by the path that their image has there: without the suffix
+    and a final ``_mask``, ``_gt``, ``_label`` or ``_seg``, in any case.
+
+    Raises:
+        UserError: two masks of one image.
+    """
+    found: dict[str, Path] = {}
+    for mask in images_below(masks) if masks.is_dir() else ():
+        name = MASK_NAME.sub("", mask.relative_to(masks).with_suffix("").as_posix())
+        if name in found:
+            raise UserError(f"{mask} and {found[name].name} are masks of one image: keep one")
+        found[name] = mask
+    return found
+
+
+def refuse_shared_masks(root: Path, samples: Iterable[Sample]) -> None:
+    """Raise ``UserError`` where one mask fits several images."""
+    uses = Counter(sample.mask_path for sample in samples if sample.mask_path is not None)
+    shared = [mask for mask, count in uses.items() if count > 1]
+    if shared:
+        raise UserError(
+            f"{root / min(shared)} fits {uses[min(shared)]} images: give them names that differ "
+            "before the suffix, and let the folders of masks mirror those of the images"
+        )
 
 
 def build_table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from rad_lightning.common.errors import UserError
@@ -13,7 +12,9 @@ from rad_lightning.data.layouts.common import (
     folders,
     images_below,
     images_in,
+    mask_index,
     missing_mask_note,
+    refuse_shared_masks,
     require_root,
 )
 from rad_lightning.data.layouts.registry import layout
@@ -76,7 +77,7 @@ def read_folder(
         found = [(image, "unlabelled", "") for image in images_below(root, frozenset({MASKS}))]
     masks = _mask_index(root)
     samples = [_sample(root, name, image, kind, split, masks) for image, kind, split in found]
-    _refuse_shared_masks(root, samples)
+    refuse_shared_masks(root, samples)
     notes = missing_mask_note(samples) if masks else ()
     return build_table("folder", name, root, samples, layout=LAYOUT, notes=notes)
 
@@ -134,14 +135,12 @@ def _defect_type(image: Path, abnormal: Path) -> str:
 
 
 def _mask_index(root: Path) -> dict[str, str]:
-    """Mask files by their path below ``masks/`` without ``_mask`` and suffix."""
+    """Mask files by the path of their image below ``masks/``."""
     return {
-        mask.relative_to(masks).with_name(mask.stem.removesuffix("_mask")).as_posix(): (
-            mask.relative_to(root).as_posix()
-        )
+        name: mask.relative_to(root).as_posix()
         for masks in folders(root)
         if masks.name.lower() == MASKS
-        for mask in images_below(masks)
+        for name, mask in mask_index(masks).items()
     }
 
 
@@ -166,13 +165,3 @@ def _sample(
         split=split,
         mask_path=_mask(path, masks) if label == ANOMALOUS else None,
     )
-
-
-def _refuse_shared_masks(root: Path, samples: list[Sample]) -> None:
-    uses = Counter(sample.mask_path for sample in samples if sample.mask_path is not None)
-    shared = [mask for mask, count in uses.items() if count > 1]
-    if shared:
-        raise UserError(
-            f"{root / min(shared)} fits {uses[min(shared)]} images; "
-            "let masks/ mirror the folders of the images"
-        )

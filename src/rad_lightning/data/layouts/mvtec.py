@@ -9,8 +9,9 @@ from rad_lightning.data.layouts.common import (
     build_table,
     folders,
     images_below,
-    images_in,
+    mask_index,
     missing_mask_note,
+    refuse_shared_masks,
     require_root,
 )
 from rad_lightning.data.layouts.registry import layout
@@ -62,12 +63,13 @@ def read_mvtec(root: Path, category: str | None = None) -> SampleTable:
         root, category = root.resolve().parent, root.resolve().name
     else:
         category = _choose(root, category)
-    masks = _masks(root / category)
+    masks = mask_index(root / category / "ground_truth")
     samples = [
         _sample(root, category, image, masks)
         for split in ("train", "test")
         for image in _images(root / category / split)
     ]
+    refuse_shared_masks(root, samples)
     return build_table(
         "mvtec",
         category,
@@ -95,22 +97,12 @@ def _images(split: Path) -> list[Path]:
     return [image for kind in kinds for image in images_below(kind)]
 
 
-def _masks(category_root: Path) -> dict[tuple[str, str], Path]:
-    """Mask files by defect type and stem of their image."""
-    truth = category_root / "ground_truth"
-    kinds = folders(truth) if truth.is_dir() else []
-    return {
-        (kind.name, mask.stem.removesuffix("_mask")): mask
-        for kind in kinds
-        for mask in images_in(kind)
-    }
-
-
-def _sample(root: Path, category: str, image: Path, masks: dict[tuple[str, str], Path]) -> Sample:
+def _sample(root: Path, category: str, image: Path, masks: dict[str, Path]) -> Sample:
     path = image.relative_to(root).as_posix()
     split, defect_type, *_ = image.relative_to(root / category).parts
     normal = defect_type == GOOD
-    mask = None if normal else masks.get((defect_type, image.stem))
+    below = image.relative_to(root / category / split).with_suffix("").as_posix()
+    mask = None if normal else masks.get(below)
     return Sample(
         path=path,
         label=NORMAL if normal else ANOMALOUS,

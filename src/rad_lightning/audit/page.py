@@ -93,7 +93,7 @@ def make_cards(
     alike = Counter(s.group for s in samples)
     found = []
     for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
-        image = small(load_image(table.absolute(samples[i])))
+        image = small(load_image(table.absolute(samples[i]), white=table.white))
         overlay = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
@@ -102,7 +102,10 @@ def make_cards(
             shown = laid_over(grey, heat.float().numpy(), evidence.low, evidence.high)
             overlay = jpeg_uri(jpeg(shown))
         other = samples[twin] if twin >= 0 else None
-        twin_uri = jpeg_uri(jpeg(small(load_image(table.absolute(other))))) if other else ""
+        twin_uri = ""
+        if other:
+            picture = load_image(table.absolute(other), white=table.white)
+            twin_uri = jpeg_uri(jpeg(small(picture)))
         more = alike[samples[i].group] - 1
         twin_path = other.path if other else ""
         found.append(SuspectCard(line, more, jpeg_uri(jpeg(image)), overlay, twin_uri, twin_path))

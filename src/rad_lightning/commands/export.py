@@ -253,7 +253,7 @@ def interface(network: Network, metadata: DetectorMetadata) -> dict[str, Any]:
         "rule": "robust_z = (score - median) / spread",
         "preprocessing": {
             "images": "8-bit RGB, 0 to 255; grey in all three channels, 16-bit grey as value * 255 "
-            "/ 65535, transparency laid over grey 128",
+            f"/ {metadata.white}, transparency laid over grey 128",
             "upright": "by the EXIF tag",
             "resize": f"bicubic with antialiasing, {placing}",
             "size": [height, width],

@@ -90,7 +90,7 @@ def _look(data: Dataset, progress: Progress) -> tuple[list[np.ndarray | None], l
     def look(index: int) -> np.ndarray | UserError:
         sample = table.samples[index]
         try:
-            image = load_image(table.absolute(sample))
+            image = load_image(table.absolute(sample), white=table.white)
             if mask := table.absolute_mask(sample):
                 load_mask(mask, (image.shape[0], image.shape[1]))
             return difference_hash(image)

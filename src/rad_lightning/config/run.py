@@ -23,6 +23,8 @@ class DataConfig:
     category: str | None = setting(None)
     size: list[int] = setting([256, 256], low=32, high=4096)  # height, width
     fit: str = setting("stretch", choices=("stretch", "pad"))
+    # Value of white in 16-bit files, 4095 of a 12-bit camera; None: found in the training images.
+    white: int | None = setting(None, low=1, high=65535)
     split: str = setting("group", choices=("group", "published"))
     split_seed: int | None = setting(None, low=0)  # None: the run's seed
     test_fraction: float = setting(0.2, above=0.0, high=0.9)

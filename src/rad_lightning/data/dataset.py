@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import DataConfig, NoiseConfig
 from rad_lightning.data.copies import join_copies, leaked
+from rad_lightning.data.depth import white_note, white_of
 from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
 from rad_lightning.data.noise import Contamination, describe, inject
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
@@ -149,7 +151,7 @@ def open_dataset(
     table, hashes = (tables or Tables()).read(cfg, cache_dir)
     by_path = {s.path: h for s, h in zip(table.samples, hashes, strict=True)}
     if noise.mode == "manifest":
-        return from_manifest(table, by_path, noise, cache_dir)
+        return from_manifest(table, by_path, noise, cache_dir, cfg.white)
     reserved = NOISE_POOL if noise.reserves_pool else 0.0
     roles = split_table(
         table,
@@ -162,10 +164,24 @@ def open_dataset(
     table, roles, contamination = inject(
         table, roles, noise, seed if noise.seed is None else noise.seed
     )
+    table = with_white(table, roles, cfg.white)
     table, by_path = write_synthetic_images(table, by_path, cache_dir)
     hashes = tuple(by_path[s.path] for s in table.samples)
     table = replace(table, notes=(*table.notes, *leaked(hashes, roles)))
     return Dataset(table, roles, hashes, contamination)
+
+
+def with_white(table: SampleTable, roles: Sequence[str], white: int | None) -> SampleTable:
+    """The table with the white of its 16-bit files: ``white``, or what the training images say."""
+    if white is not None:
+        return replace(table, white=white)
+    trained = [
+        table.root / sample.path
+        for sample, role in zip(table.samples, roles, strict=True)
+        if role in Roles.TRAINED and parse_synthetic(sample.path) is None
+    ]
+    found = white_of(trained)
+    return replace(table, white=found, notes=(*table.notes, *white_note(found)))
 
 
 def write_synthetic_images(
@@ -181,13 +197,19 @@ def write_synthetic_images(
             raise UserError(f"{table.root}: no image {sample.path}")
         # Below the hash of its source, so that equal names in two datasets do not meet.
         folder = cache_dir / "made" / hashes[parsed[2]][:16]
-        made[sample.path] = write_synthetic(folder, sample.path, table.root / parsed[2])
+        made[sample.path] = write_synthetic(
+            folder, sample.path, table.root / parsed[2], table.white
+        )
     found = dict(zip(made, file_hashes(made.values()), strict=True))
     return replace(table, synthetic=made), hashes | found
 
 
 def from_manifest(
-    table: SampleTable, hashes: dict[str, str], noise: NoiseConfig, cache_dir: Path
+    table: SampleTable,
+    hashes: dict[str, str],
+    noise: NoiseConfig,
+    cache_dir: Path,
+    white: int | None,
 ) -> Dataset:
     """The very training set that a manifest records: its images, labels and roles.
 
@@ -201,6 +223,7 @@ def from_manifest(
     known = {s.path: s for s in table.samples}
     samples = tuple(_as_recorded(row, known) for _, row in sorted(rows.items()))
     table = replace(table, samples=samples)
+    table = with_white(table, [rows[s.path].role for s in samples], white)
     table, hashes = write_synthetic_images(table, hashes, cache_dir)
     for row in rows.values():
         if hashes[row.path] != row.sha256:

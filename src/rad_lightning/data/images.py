@@ -17,6 +17,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 # normalisation, and makes no strong edge against a dark part or a bright one.
 BACKDROP = (128, 128, 128)
 
+# What Pillow may take a file for, whatever its name says: no format that starts another program.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+FULL = 65535  # of 16 bits
 CLASSES = 15  # grey values up to this one number kinds of defects: each is a defect
 
 ImageArray = npt.NDArray[np.uint8]
@@ -35,29 +38,43 @@ class BadImage(UserError):  # noqa: N818 - says what the user has, as UserError 
         return type(self), (self.path, self.reason)  # survives the way back from a loader process
 
 
-def load_image(path: Path, content: bytes | None = None) -> ImageArray:
+def load_image(path: Path, content: bytes | None = None, white: int = FULL) -> ImageArray:
     """Read the first frame of an image file as uint8 ``(H, W, 3)``, upright by its EXIF tag.
 
-    16-bit grey maps 0..65535 to 0..255 whatever the image holds, so that brightness stays
-    comparable between images; 32-bit integers are read on the same scale and floats on 0..1.
-    Transparency is laid over mid-grey.
+    16-bit grey maps 0..``white`` to 0..255 whatever the image holds, so that brightness stays
+    comparable between images; what is brighter is white. 32-bit integers are read on the same scale
+    and floats on 0..1. Transparency is laid over mid-grey.
 
     Args:
         content: of the file, where it has been read already.
+        white: of the data set, see ``data.depth``.
 
     Raises:
         BadImage: missing, empty, truncated, oversized or not an image; values out of range.
     """
-    return _to_rgb(path, _decode(path, content=content))
+    return _to_rgb(path, _decode(path, content=content), white)
 
 
-def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
+def brightest(path: Path) -> int | None:
+    """The largest value of an image of more than 8 bits; ``None`` of others, and of files that
+    cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if not _is_deep(image):
+                return None
+        return int(np.asarray(_decode(path)).max())
+    except (UserError, OSError, ValueError):
+        return None
+
+
+def as_image(content: Image.Image | npt.NDArray[Any], name: str, white: int = FULL) -> ImageArray:
     """A picture in memory as ``load_image`` gives one from a file.
 
     Args:
         content: a PIL image, or an array on the scales of ``load_image``: uint8 ``(H, W)``,
             ``(H, W, 3)`` or, with opacity, ``(H, W, 4)``; uint16, int32 or float ``(H, W)``.
         name: what an error calls it.
+        white: as of ``load_image``.
 
     Raises:
         BadImage: an array of another form, values out of range, or a file that PIL cannot decode.
@@ -79,7 +96,7 @@ def as_image(content: Image.Image | npt.NDArray[Any], name: str) -> ImageArray:
             f"an array {form} is not an image: give uint8 (H, W), (H, W, 3), (H, W, 4), or "
             "uint16, int32 or float (H, W)",
         ) from None
-    return _to_rgb(Path(name), content)
+    return _to_rgb(Path(name), content, white)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -89,7 +106,7 @@ def image_size(path: Path) -> tuple[int, int]:
         BadImage: not readable as an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return image.size if turned else (image.height, image.width)
     except (OSError, ValueError) as error:
@@ -152,7 +169,8 @@ def _decode(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImage(path, "the file is empty (0 bytes), expected an image")
-        with Image.open(path if content is None else BytesIO(content)) as image:
+        source = path if content is None else BytesIO(content)
+        with Image.open(source, formats=FORMATS) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except BadImage:
@@ -169,11 +187,15 @@ def _decode(path: Path, content: bytes | None = None) -> Image.Image:
         raise BadImage(path, f"the image is damaged ({reason})") from None
 
 
-def _to_rgb(path: Path, image: Image.Image) -> ImageArray:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return _rescaled(path, image, full=65535)
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or image.mode == "I"
+
+
+def _to_rgb(path: Path, image: Image.Image, white: int) -> ImageArray:
+    if _is_deep(image):
+        return _rescaled(path, image, full=FULL, white=white)
     if image.mode == "F":
-        return _rescaled(path, image, full=1)
+        return _rescaled(path, image, full=1, white=1)
     try:
         if image.has_transparency_data:
             layer = image.convert("RGBA")
@@ -183,14 +205,14 @@ def _to_rgb(path: Path, image: Image.Image) -> ImageArray:
         raise BadImage(path, f"colour mode {image.mode} cannot be read as RGB") from None
 
 
-def _rescaled(path: Path, image: Image.Image, full: int) -> ImageArray:
-    """Map 0..full to 0..255 by the type, never by the image's own minimum and maximum."""
+def _rescaled(path: Path, image: Image.Image, full: int, white: int) -> ImageArray:
+    """Map 0..white to 0..255 by the data set, never by the image's own minimum and maximum."""
     values = np.asarray(image).astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= full):  # written so that NaN is refused as well
         kind = "float" if image.mode == "F" else "integer"
         raise BadImage(path, f"{kind} pixel values run from {low:g} to {high:g}, use 0 to {full}")
-    grey = np.floor(values * (255 / full) + 0.5).astype(np.uint8)
+    grey = np.floor(values.clip(max=white) * (255 / white) + 0.5).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 

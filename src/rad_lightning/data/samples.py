@@ -35,6 +35,7 @@ class SampleTable:
 
     ``notes`` are things a user should know about the data (copies of a part, missing masks).
     ``synthetic``: where the images with synthetic anomalies lie, by their path.
+    ``white``: the value of white in its 16-bit files.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SampleTable:
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = field(default=())
     synthetic: Mapping[str, Path] = field(default_factory=dict)
+    white: int = 65535
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -131,7 +131,8 @@ def _show(
     table: SampleTable, sample: Sample, positions: Tensor, flagged: bool, cfg: DataConfig
 ) -> Shown:
     heat = pixel_map(table, sample, positions, cfg).numpy()
-    image = resize_image(load_image(table.absolute(sample)), (heat.shape[0], heat.shape[1]))
+    pixels = load_image(table.absolute(sample), white=table.white)
+    image = resize_image(pixels, (heat.shape[0], heat.shape[1]))
     verdict = "flagged" if flagged else "passed"
     mask = pixel_mask(table, sample, cfg).numpy()
     return Shown(f"{sample.defect_type} ({Path(sample.path).name}): {verdict}", image, heat, mask)

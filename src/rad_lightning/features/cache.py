@@ -141,7 +141,7 @@ def _computed(
 
     def decode(key: str) -> np.ndarray | BadImage:
         try:
-            return load_hashed(file_of[key], key)
+            return load_hashed(file_of[key], key, spec.white)
         except BadImage as error:
             return error
 
@@ -164,7 +164,7 @@ def _computed(
                 yield key, array
 
 
-def load_hashed(file: Path, sha256: str) -> np.ndarray:
+def load_hashed(file: Path, sha256: str, white: int) -> np.ndarray:
     """The image in a file, decoded from the very bytes that have this hash.
 
     Raises:
@@ -177,7 +177,7 @@ def load_hashed(file: Path, sha256: str) -> np.ndarray:
         raise BadImage(file, error.strerror or str(error)) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{file}: changed while it was being read; run the same command again")
-    return load_image(file, content)
+    return load_image(file, content, white)
 
 
 def _extracted(

@@ -33,6 +33,7 @@ class FeatureSpec:
     local_pool: int = 3
     scales: tuple[float, ...] = (1.0,)
     precision: str = "float32"
+    white: int = 65535  # of 16-bit files, see data.depth
 
 
 # Each view with the turn that undoes it on a feature map.

@@ -89,10 +89,10 @@ def read_placed(source: Source, metadata: DetectorMetadata, number: int = 0) -> 
     if not isinstance(source, Source):
         raise TypeError(f"image {number}: predict takes {KINDS}, not {type(source).__name__}")
     if isinstance(source, str | Path):
-        name, image = str(source), load_image(Path(source))
+        name, image = str(source), load_image(Path(source), white=metadata.white)
     else:
         name = str(getattr(source, "filename", "") or f"image {number}")
-        image = as_image(source, name)
+        image = as_image(source, name, metadata.white)
     canvas, box = place(image, metadata.size, metadata.fit)
     return Placed(name, canvas, box, shrunk(image, PREVIEW))
 

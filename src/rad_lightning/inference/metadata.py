@@ -9,6 +9,7 @@ from typing import Any
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.config import TrainConfig
+from rad_lightning.data.images import FULL
 
 LARGEST = 4096  # pixels of a side, as data.size has it
 
@@ -33,6 +34,7 @@ class DetectorMetadata:
     median: float
     spread: float
     map_range: tuple[float, float] | None
+    white: int = FULL  # of 16-bit images
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +60,7 @@ def metadata_of_run(result: Mapping[str, Any], cfg: TrainConfig) -> DetectorMeta
     names = ("run", "dataset", "category", "backbone", "head", "map_range")
     return metadata_from_dict(
         {key: result[key] for key in names if key in result}
-        | {"size": cfg.data.size, "fit": cfg.data.fit, **values}
+        | {"size": cfg.data.size, "fit": cfg.data.fit, "white": cfg.data.white or FULL, **values}
     )
 
 
@@ -90,6 +92,7 @@ def metadata_from_dict(content: Mapping[str, Any]) -> DetectorMetadata:
     try:
         height, width = (int(side) for side in content["size"])
         values: dict[str, Any] = {"size": (height, width), "map_range": None}
+        values["white"] = int(content.get("white", FULL))
         for key in ("run", "dataset", "category", "backbone", "head", "fit"):
             values[key] = str(content[key])
         for key in ("threshold", "median", "spread"):
@@ -116,5 +119,7 @@ def _faults(metadata: DetectorMetadata) -> Iterator[str]:
         yield f"spread = {metadata.spread:g}"
     if metadata.fit not in ("stretch", "pad"):
         yield f"fit = {metadata.fit!r}"
+    if not 1 <= metadata.white <= FULL:
+        yield f"white = {metadata.white}"
     if not 1 <= min(metadata.size) <= max(metadata.size) <= LARGEST:
         yield f"size = {metadata.size}"

@@ -183,7 +183,7 @@ def corrupted_images(job: Job, data: Dataset, rows: Sequence[int]) -> tuple[list
         sample, sha256 = data.table.samples[row], data.hashes[row]
         path = synthetic_path(kind, int(sha256[:15], 16), sample.path)
         folder = Path(job.cfg.cache.dir) / "made" / sha256[:16]
-        paths.append(write_synthetic(folder, path, data.table.absolute(sample)))
+        paths.append(write_synthetic(folder, path, data.table.absolute(sample), data.table.white))
     return paths, file_hashes(paths)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig, digest, number_fields
 from rad_lightning.data.dataset import Dataset, Tables, categories, open_dataset
+from rad_lightning.data.images import FULL
 from rad_lightning.data.splits import Roles
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
@@ -97,6 +98,7 @@ def open_job(cfg: TrainConfig, shared: Shared | None = None) -> Job:
             "use data=mvtec or data=synthetic"
         )
     data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir), shared.tables)
+    cfg = replace(cfg, data=replace(cfg.data, white=data.table.white))
     return Job(cfg, data, shared.backbone(cfg))
 
 
@@ -170,4 +172,5 @@ def feature_spec(cfg: TrainConfig) -> FeatureSpec:
         local_pool=cfg.head.local_pool if patch else 1,
         scales=(1.0,) if patch else tuple(cfg.head.scales),
         precision=cfg.backbone.precision,
+        white=cfg.data.white or FULL,
     )

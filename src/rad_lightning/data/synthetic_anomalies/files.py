@@ -11,7 +11,7 @@ import numpy as np
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_bytes, write_text
-from rad_lightning.data.images import ImageArray, load_image
+from rad_lightning.data.images import FULL, ImageArray, load_image
 from rad_lightning.data.synthetic_anomalies.kinds import KINDS, draw_anomaly
 from rad_lightning.data.synthetic_anomalies.pieces import SMALLEST
 
@@ -42,7 +42,7 @@ def parse_synthetic(path: str) -> tuple[str, int, str] | None:
     return (match[1], int(match[2]), match[3]) if inside else None
 
 
-def write_synthetic(folder: Path, path: str, source_file: Path) -> Path:
+def write_synthetic(folder: Path, path: str, source_file: Path, white: int = FULL) -> Path:
     """Make the image of ``path`` from its source and write it to ``folder / path``.
 
     A file that is there already is kept, without a look at the source, if it is what was written:
@@ -60,7 +60,7 @@ def write_synthetic(folder: Path, path: str, source_file: Path) -> Path:
     if _is_whole(file):
         return file
     kind, seed, _ = parsed
-    source = load_image(source_file)
+    source = load_image(source_file, white=white)
     if min(source.shape[:2]) < SMALLEST:
         raise UserError(
             f"{source_file}: too small for a synthetic defect: use at least 16 x 16 pixels"

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rad_lightning
 SWEEP ?= outputs/noise_sweep
 
-.PHONY: help setup demo test test-fast lint sweep report wandb-sync kill bench clean
+.PHONY: help setup demo test test-fast lint sweep report wandb-sync kill faults bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ wandb-sync: $(VENV)/.run ## send the offline W&B runs below outputs/ (or below S
 
 kill: $(VENV)/.dev ## kill -9 a small sweep ten times at random, and compare its tables
 	RAD_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_kill.py
+
+faults: $(VENV)/.dev ## kills, full disks, damaged files, hostile folders: over a thousand tries (about half an hour)
+	PYTHONPATH=tests $(BIN)/python -m faults $(if $(OUT),--out $(OUT))
 
 bench: $(VENV)/.dev ## the pipeline against its limits, meta-steps, ONNX, and what a busy machine costs
 	$(BIN)/python benchmarks/pipeline.py

@@ -48,10 +48,21 @@ def atomic(target: Path) -> Iterator[Path]:
     try:
         with named(target, aside):
             yield aside
+            to_disk(aside)
             aside.replace(target)
     finally:
         with suppress(OSError):  # of a file system that has become read-only, say
             aside.unlink(missing_ok=True)
+
+
+def to_disk(file: Path) -> None:
+    """Wait until its content is on the disk: a power cut must not leave the name of a file that is
+    empty."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(target: Path, text: str) -> Path:

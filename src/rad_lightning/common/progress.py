@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,15 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+
+class Terminal(Console):
+    """A console whose reader may leave: in ``| head -1``, the work goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # Whatever is printed at the end must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Bar:
@@ -65,7 +76,7 @@ class Progress:
     """What a command tells while it works, and how long each of its stages took."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(
+        self.console = Terminal(
             quiet=quiet, soft_wrap=True, markup=False
         )  # names may hold [brackets]
         self.live = self.console.is_terminal and not quiet

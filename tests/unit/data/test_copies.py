@@ -12,6 +12,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.data.copies import join_copies, leaked
 from rad_lightning.data.images import load_mask, mask_has_defect
 from rad_lightning.data.layouts.common import images_below, mask_index
+from rad_lightning.data.layouts.table_csv import read_csv
 from rad_lightning.data.samples import Sample, SampleTable
 
 
@@ -83,3 +84,15 @@ def test_soft_masks_are_cut_at_half_of_their_maximum(tmp_path: Path) -> None:
     Image.fromarray(kinds).save(tmp_path / "kinds.png")
     assert load_mask(tmp_path / "kinds.png", (2, 2)).tolist() == [[False, True], [True, True]]
     assert mask_has_defect(tmp_path / "kinds.png")
+
+
+def test_a_table_may_list_links_into_a_store(tmp_path: Path) -> None:
+    store, root = tmp_path / "store", tmp_path / "photos"
+    white(store / "a1.png")
+    root.mkdir()
+    for name in ("0.png", "1.png", "2.png"):
+        (root / name).symlink_to(store / "a1.png")
+    rows = ("path,label", "0.png,0.0", "1.png,1.0", "2.png,true")  # as tools write them
+    (root / "table.csv").write_text("\n".join(rows) + "\n")
+    table = read_csv(csv=root / "table.csv")
+    assert [(s.path, s.label) for s in table.samples] == [("0.png", 0), ("1.png", 1), ("2.png", 1)]

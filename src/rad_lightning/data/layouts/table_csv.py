@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from csv import DictReader, Error
 from pathlib import Path
@@ -28,10 +30,11 @@ REQUIRED = ("path", "label")
 OPTIONAL = ("split", "category", "defect_type", "group", "mask_path")
 LAYOUT = f"a CSV file with the columns {','.join(REQUIRED)}[,{','.join(OPTIONAL)}]"
 LABELS = {
-    **dict.fromkeys(NORMAL_WORDS | {"0"}, NORMAL),
-    **dict.fromkeys(ANOMALOUS_WORDS | {"1"}, ANOMALOUS),
+    **dict.fromkeys(NORMAL_WORDS | {"0", "false"}, NORMAL),
+    **dict.fromkeys(ANOMALOUS_WORDS | {"1", "true"}, ANOMALOUS),  # is it anomalous?
     **dict.fromkeys({"", "-1", "unlabelled"}, UNLABELLED),
 }
+NUMBER = re.compile(r"^(-?[01])\.0*$")  # 1.0, as pandas writes a column with gaps
 DEFECT_TYPES = {NORMAL: GOOD, ANOMALOUS: "defect", UNLABELLED: "unlabelled"}
 
 
@@ -91,7 +94,7 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _sample(root: Path, where: str, row: dict[str, str], fallback: str) -> Sample:
-    label = LABELS.get(row["label"].lower())
+    label = LABELS.get(NUMBER.sub(r"\1", row["label"].lower()))
     if label is None:
         raise UserError(
             f"{where}: label {row['label']!r} is not known: "
@@ -119,11 +122,13 @@ def _sample(root: Path, where: str, row: dict[str, str], fallback: str) -> Sampl
 
 
 def _relative(root: Path, where: str, path: str) -> str:
-    """The POSIX path below ``root`` of a file that is there."""
+    """The POSIX path below ``root`` of a file that is there, links as they are written: a file may
+    be a link into a store (DVC, git-annex), and two of them links to one."""
     file = root / path
     if not path or not file.is_file():
         raise UserError(f"{where}: no such file {file} (paths are relative to {root})")
-    try:
-        return file.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        raise UserError(f"{where}: {file} is not below the root {root}; set root=FOLDER") from None
+    plain = Path(os.path.abspath(file))  # noqa: PTH100 - Path's resolve follows links
+    for below, top in ((plain, Path(os.path.abspath(root))), (file.resolve(), root.resolve())):  # noqa: PTH100
+        if below.is_relative_to(top):
+            return below.relative_to(top).as_posix()
+    raise UserError(f"{where}: {file} is not below the root {root}; set data.root=FOLDER")

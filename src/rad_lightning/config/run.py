@@ -104,12 +104,16 @@ class BackboneConfig:
     ``hub``)."""
 
     name: str = setting("resnet18")
-    out_indices: list[int] = setting([2, 3], low=0)
+    out_indices: list[int] | None = setting(None, low=0)  # None: those of the head, LAYERS
     # Further arguments of timm.create_model, of those in MODEL_OPTIONS: {img_size: 256} for a ViT.
     options: dict[str, Any] = field(default_factory=dict)
     weights: str = setting("auto", numbers=False)
     batch_size: int = setting(16, low=1, numbers=False)
     precision: str = setting("float32", choices=("float32", "bfloat16"))
+
+
+# patch: the finest layer shows texture more than defects (experiments/base); pooled: the paper's.
+LAYERS = {"patch": [2, 3], "pooled": [1, 2, 3]}
 
 
 @dataclass
@@ -205,6 +209,12 @@ class TrainConfig:
     # Published figures to show beside a sweep's own: {name: {noise ratio: percent}}.
     claims: dict[str, dict[str, float]] = field(default_factory=dict, metadata={"numbers": False})
 
+    @property
+    def layers(self) -> list[int]:
+        """The backbone's feature maps that the head reads, as indices of timm."""
+        given = self.backbone.out_indices
+        return LAYERS[self.head.name] if given is None else given
+
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""
         self.noise.check()
@@ -224,7 +234,7 @@ class TrainConfig:
                 known = ", ".join(MODEL_OPTIONS)
                 raise UserError(f"backbone.options.{key}: no such option; choose from {known}")
         indices = self.backbone.out_indices
-        if indices != sorted(set(indices)):
+        if indices is not None and indices != sorted(set(indices)):
             raise UserError(f"backbone.out_indices = {indices}: give numbers in rising order")
         if self.head.local_pool % 2 == 0:
             raise UserError(f"head.local_pool = {self.head.local_pool}: use an odd number")

@@ -124,9 +124,7 @@ def open_run(
         raise UserError(f"checkpoint = {checkpoint}: {error}") from error
     head = load_head(run.checkpoint, recorded.checkpoint_sha256)
     name = weights or chosen_weights(cfg)
-    backbone = FrozenBackbone(
-        cfg.backbone.name, tuple(cfg.backbone.out_indices), name, cfg.backbone.options
-    )
+    backbone = FrozenBackbone(cfg.backbone.name, tuple(cfg.layers), name, cfg.backbone.options)
     found, wanted = backbone.fingerprint(), recorded.backbone_fingerprint
     if found != wanted:
         raise UserError(

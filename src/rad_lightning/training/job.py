@@ -38,7 +38,7 @@ class Shared:
         Raises:
             UserError: unknown model, or weights that cannot be had.
         """
-        indices, weights = tuple(cfg.backbone.out_indices), chosen_weights(cfg)
+        indices, weights = tuple(cfg.layers), chosen_weights(cfg)
         options = cfg.backbone.options
         key = (cfg.backbone.name, indices, weights, repr(sorted(options.items())))
         if key not in self.backbones:
@@ -92,6 +92,7 @@ def open_job(cfg: TrainConfig, shared: Shared | None = None) -> Job:
     """
     shared = shared or Shared()
     check_parts(cfg.method)
+    cfg = replace(cfg, backbone=replace(cfg.backbone, out_indices=cfg.layers))
     if cfg.method.meta.categories and categories(cfg.data) == [None]:
         raise UserError(
             f"method.meta.source=cross_category: data={cfg.data.name} has no categories; "

@@ -129,6 +129,15 @@ def test_no_more_than_nine_tenths_are_left_out() -> None:
     assert trust.suspects.sum() == 36
 
 
+def test_a_fence_leaves_out_what_stands_far_out_and_nothing_else() -> None:
+    trust = found(use="fence", source="out_of_fold", steps=60)
+    assert trust.suspects.any() and not trust.suspects[~BAD].any()
+    assert (trust.weights[trust.suspects].amax((1, 2)) < 0.5).all()
+    assert (trust.weights[~BAD] > 0.5).all() and trust.exposed is None
+    wide = found(use="fence", source="out_of_fold", steps=60, fence=1e3)
+    assert not wide.suspects.any() and wide.weights.max() == wide.weights[0].max()
+
+
 def test_nothing_is_left_out_at_a_rate_of_zero() -> None:
     trust = found(use="split", rate=0.0)
     assert not trust.suspects.any() and (trust.weights == 1).all()
@@ -218,7 +227,7 @@ def test_what_is_known_to_be_injected_is_pushed_away_and_not_learned() -> None:
     assert not trust.weights[BAD].any() and trust.weights[~BAD].all()
 
 
-@pytest.mark.parametrize("use", ["split", "iqr", "expose"])
+@pytest.mark.parametrize("use", ["fence", "split", "iqr", "expose"])
 def test_every_use_finds_the_planted_images(use: str) -> None:
     trust = found(source="out_of_fold", use=use, rate=0.2)
     assert auroc(trust.suspicion.double(), BAD.long()) > 0.9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def audit(cfg: AuditConfig) -> RunDirectory:
         progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
     with progress.stage("data"):
         whole = open_job(cfg)
-        job = Job(cfg, only(whole.data, audited_rows(whole.data, cfg.noise)), whole.backbone)
+        job = replace(whole, data=only(whole.data, audited_rows(whole.data, cfg.noise)))
     with job.run.alone(), limited(cfg.trainer.threads):
         found = ranking_of(job, progress)
         with progress.stage("pictures"):

@@ -10,8 +10,12 @@ from rad_lightning.data.splits import Roles
 
 
 def join_copies(table: SampleTable, hashes: Sequence[str]) -> SampleTable:
-    """The table with images of equal sha256 in one group, and all that their groups hold: no split
-    separates them. A note says how many there are."""
+    """The table with images of equal sha256 and label in one group, and all that their groups hold:
+    no split separates them. A note says how many there are.
+
+    Where the data set's own split has them on both sides, or they have both labels, that stands:
+    ``leaked`` counts them.
+    """
     parent = {sample.group: sample.group for sample in table.samples}
 
     def first(group: str) -> str:
@@ -19,14 +23,15 @@ def join_copies(table: SampleTable, hashes: Sequence[str]) -> SampleTable:
             group = parent[group]
         return group
 
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str, int], str] = {}
     copies = 0
     for sample, sha256 in zip(table.samples, hashes, strict=True):
-        if sha256 in seen:
+        key = (sha256, sample.split, sample.label)
+        if key in seen:
             copies += 1
-            one, other = sorted((first(seen[sha256]), first(sample.group)))
+            one, other = sorted((first(seen[key]), first(sample.group)))
             parent[other] = one
-        seen.setdefault(sha256, sample.group)
+        seen.setdefault(key, sample.group)
     if not copies:
         return table
     note = f"{copies} images are byte for byte another one: copies count as one part"

@@ -69,7 +69,6 @@ def find_trust(
     if len(samples) < 2:
         raise UserError(f"method={method.name}: a ranking needs two images, there is one")
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
-    of_part = parts(groups) if cfg.by_part else torch.arange(len(groups))
     base = base[:, None, None].expand(samples.shape[:3])
     try:
         scores = sample_scores(method, head, samples, groups, base, seed, generator, tick)
@@ -81,16 +80,21 @@ def find_trust(
     strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
     ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
     suspicion = ranks(ranks(ranked).mean(0))
-    odd_share = min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
-    odd = oddest(within_image(scores), odd_share)
-    told = cfg.use == "expose" and cfg.known
     if cfg.use == "fence":
         above = torch.stack([deviations(scores) for scores in ranked]).mean(0)
         weights = base * fence_weights(above, cfg.fence)[:, None, None]
         return Trust(suspicion, above > cfg.fence, weights, None, estimate, assumed, 0.0)
-    suspects = injected if told else choose(cfg, ranked[0], suspicion, of_part, assumed)
-    weights, exposed = believe(cfg, base, suspicion, suspects, odd, assumed, strength)
+    of_part = parts(groups) if cfg.by_part else torch.arange(len(groups))
+    known = cfg.use == "expose" and cfg.known
+    suspects = injected if known else choose(cfg, ranked[0], suspicion, of_part, assumed)
+    outliers = oddest(within_image(scores), outlier_share(cfg, head))
+    weights, exposed = believe(cfg, base, suspicion, suspects, outliers, assumed, strength)
     return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength)
+
+
+def outlier_share(cfg: TrustConfig, head: Head) -> float:
+    """Of a suspect's samples, those that may be pushed away."""
+    return min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
 
 
 def fence_weights(above: Tensor, fence: float) -> Tensor:
@@ -105,7 +109,7 @@ def believe(
     base: Tensor,
     suspicion: Tensor,
     suspects: Tensor,
-    odd: Tensor,
+    outliers: Tensor,
     assumed: float,
     strength: float,
 ) -> tuple[Tensor, Tensor | None]:
@@ -113,13 +117,13 @@ def believe(
 
     Args:
         base: ``(N, V, L)`` weights under which nothing is suspicious.
-        odd: ``(N, V, L)`` bool: the samples that are pushed away where their image is suspicious.
+        outliers: ``(N, V, L)`` bool: the samples pushed away where their image is suspicious.
     """
     if cfg.use != "expose":
         return base * ~suspects[:, None, None], None
     doubt = suspects.float() if cfg.known else probability(suspicion, assumed, cfg.temperature)
     normal = 1 - strength * (1 - (1 - doubt) ** cfg.power)
-    pushed = (doubt**cfg.power)[:, None, None] * odd
+    pushed = (doubt**cfg.power)[:, None, None] * outliers
     exposed = pushed if strength and (pushed > 0).any() else None
     return base * normal[:, None, None], exposed
 

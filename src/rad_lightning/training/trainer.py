@@ -66,8 +66,7 @@ def fit_flow(
         wandb: gets the curves beside ``metrics.csv``.
     """
     data = StepDataModule(batches, steps=cfg.method.steps, seed=cfg.seed)
-    looks = cfg.evaluation.pictures > 0 or wandb is not None
-    keep_best = keep_best_of(cfg, held_out, looks) if len(held_out) else None
+    keep_best = keep_best_of(cfg, held_out, wandb is not None) if len(held_out) else None
     log = run / LOG
     earlier = earlier_rows(run, resumed=checkpoint is not None)
     spawned = spawns(cfg.trainer)
@@ -80,12 +79,10 @@ def fit_flow(
         torch_threads(threads),
         progress.bar("training", cfg.method.steps) as bar,
     ):
-        # A bar cannot travel to spawned processes.
-        callbacks: list[Callback] = [] if spawned else [StepBar(bar)]
-        if keep_best:
-            callbacks.append(keep_best)
-        callbacks.append(SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every))
-        callbacks.append(Threads(threads))
+        save = SaveLast(run / "last.ckpt", cfg.trainer.checkpoint_every)
+        step_bar = None if spawned else StepBar(bar)  # it cannot travel to another process
+        every: list[Callback | None] = [step_bar, keep_best, save, Threads(threads)]
+        callbacks = [callback for callback in every if callback]
         trainer = build_trainer(cfg.trainer, cfg.method, run, callbacks, live)
         with named(log):  # the curves; the checkpoint names itself
             run_trainer(trainer, module, data, checkpoint)
@@ -125,10 +122,10 @@ def run_trainer(
             process.kill()  # no effect on one that has ended
 
 
-def keep_best_of(cfg: TrainConfig, held_out: Tensor, looks: bool) -> KeepBest:
-    """The callback for ``(n, V, L, D)`` held-out samples; ``looks``: whether anybody sees the curve
-    where it keeps nothing."""
-    method = cfg.method
+def keep_best_of(cfg: TrainConfig, held_out: Tensor, tracked: bool) -> KeepBest:
+    """The callback for ``(n, V, L, D)`` held-out samples. Where it keeps nothing, it looks at them
+    for a curve that somebody sees."""
+    method, looks = cfg.method, tracked or cfg.evaluation.pictures > 0
     samples, positions = flat_samples(held_out)
     return KeepBest(samples, positions, method.steps, cfg.seed, method.keep == "best", looks)
 

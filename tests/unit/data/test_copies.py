@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,10 @@ def test_copies_and_all_of_their_parts_are_one_part() -> None:
     chained = join_copies(table("abbc"), ["1", "1", "2", "2"])
     assert {s.group for s in chained.samples} == {"a"}
     assert len(joined.notes) == 1 and joined.notes[0].startswith("1 images are byte for byte")
+    sides = zip(table("abc").samples, ("train", "test", "train"), strict=True)
+    divided = [replace(sample, split=split) for sample, split in sides]
+    kept = join_copies(replace(table("abc"), samples=tuple(divided)), ["1", "1", "1"])
+    assert [s.group for s in kept.samples] == ["a", "b", "a"]  # as the data set divides them
     alone = table("ab")
     assert join_copies(alone, ["1", "2"]) is alone
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -170,11 +171,13 @@ def spawns(cfg: TrainerConfig) -> bool:
     """Whether the training runs in processes of its own.
 
     Lightning's usual way to several is to run the command line again in each, which would replay a
-    sweep.
+    sweep. In Python, torchrun may have started them: the command line forgets that.
 
     Raises:
         UserError: a strategy of that kind.
     """
+    if "LOCAL_RANK" in os.environ:
+        return False
     several = cfg.devices not in (1, "1") or cfg.num_nodes > 1
     if several and cfg.strategy not in ("auto", "ddp_spawn"):
         raise UserError(

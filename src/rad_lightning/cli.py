@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         goes_on = split_command(arguments)[0] in RESUMED
         how = "to continue where it stopped" if goes_on else "to start over: no table was written"
         terminated = isinstance(reason, Terminated)
-        what = "ended by SIGTERM" if terminated else "interrupted"
+        what = "terminated" if terminated else "interrupted"
         print(f"{what}: run the same command again {how}", file=sys.stderr)
         sys.exit(TERMINATED if terminated else 130)
 

@@ -38,7 +38,7 @@ def test_a_terminated_training_goes_on_where_it_was(tmp_path: Path) -> None:
             _, told = process.communicate(timeout=HANG)
         if kill is signal.SIGTERM:
             assert process.returncode == 143
-            assert told.splitlines()[-1].startswith("ended by SIGTERM: run the same command again")
+            assert told.splitlines()[-1].startswith("terminated: run the same command again")
             assert list((tmp_path / "cut").glob("*/last.ckpt"))
     went_on = command(tmp_path, *TRAINING, "output=cut")
     assert "resuming" in went_on.stdout

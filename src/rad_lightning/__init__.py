@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 # cores, spinning costs many times the work. OpenMP reads this once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")  # the same for Intel's OpenMP
+# What gloo says of a lost process in a dozen lines, the error says in one.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 if TYPE_CHECKING:
     from rad_lightning.inference.detector import Detector

@@ -16,8 +16,8 @@ from faults.outcomes import FAULTS, Tried
 from support import HANG
 
 pytestmark = pytest.mark.slow
-# Those of several processes take a minute each; tests/distributed has them.
-SAMPLED = [kind for kind in KINDS if kind not in ("ddp", "sweep workers")]
+# Tests of their own have the others: test_kill, test_signals, tests/distributed.
+SAMPLED = [kind for kind in KINDS if kind not in ("ddp", "sweep workers", "kill", "signal")]
 TESTS = Path(__file__).resolve().parents[1]
 
 

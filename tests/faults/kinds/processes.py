@@ -58,7 +58,7 @@ def ddp(folder: Path, count: int, seed: int) -> Iterator[tuple[Any, ...]]:
 
 def _nonzero(ended: Ended) -> Ended:
     """A training of a million steps that says that all is well has not done them. Of its errors the
-    last line counts, unless there is a traceback: Lightning and torch say what each process does."""
+    last line counts, unless there is a traceback: Lightning and torch tell of each process."""
     if ended.code == 0:
         return Ended(99, ended.out, "")
     return ended if "Traceback" in ended.err else Ended(ended.code, ended.out, ended.last)

@@ -156,3 +156,12 @@ def test_what_is_no_settings_is_one_line(content: object) -> None:
 def test_no_robust_z_is_beyond_numbers() -> None:
     with pytest.raises(UserError, match=r"evaluation\.robust_z = 1e\+308"):
         composed("evaluation.robust_z=1e308")
+
+
+def test_the_layers_are_those_of_the_head_unless_they_are_given() -> None:
+    real = ("data=folder", "data.root=photos")
+    assert composed(*real).layers == [2, 3]
+    assert composed(*real, "head=pooled").layers == [1, 2, 3]  # the paper's form
+    assert composed(*real, "backbone.weights=untrained").layers == [1, 2, 3]
+    assert composed().layers == [1, 2, 3]  # the embedded images, without a download
+    assert composed("backbone.out_indices=[3]").layers == [3]

@@ -114,6 +114,7 @@ class BackboneConfig:
 
 # patch: the finest layer shows texture more than defects (experiments/base); pooled: the paper's.
 LAYERS = {"patch": [2, 3], "pooled": [1, 2, 3]}
+UNTRAINED_LAYERS = [1, 2, 3]  # the deeper random filters are, the less they say
 
 
 @dataclass
@@ -213,7 +214,15 @@ class TrainConfig:
     def layers(self) -> list[int]:
         """The backbone's feature maps that the head reads, as indices of timm."""
         given = self.backbone.out_indices
-        return LAYERS[self.head.name] if given is None else given
+        usual = UNTRAINED_LAYERS if self.untrained else LAYERS[self.head.name]
+        return usual if given is None else given
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the backbone has random weights: where they are asked for, and on the embedded
+        images, which need no download."""
+        weights = self.backbone.weights
+        return weights == "untrained" or (weights == "auto" and self.data.name == "synthetic")
 
     def check(self) -> None:
         """Raise ``UserError`` at combinations that no single field can see."""

@@ -157,9 +157,9 @@ def pick_device(accelerator: str) -> torch.device:
 
 def chosen_weights(cfg: TrainConfig) -> str:
     """``auto`` resolved: untrained for the embedded images alone."""
-    if cfg.backbone.weights == "auto":
-        return UNTRAINED if cfg.data.name == "synthetic" else HUB
-    return cfg.backbone.weights
+    if cfg.untrained:
+        return UNTRAINED
+    return HUB if cfg.backbone.weights == "auto" else cfg.backbone.weights
 
 
 def feature_spec(cfg: TrainConfig) -> FeatureSpec:

@@ -423,7 +423,7 @@ def test_the_page_filters_and_sorts_by_keyboard_in_a_browser(
 def test_stained_hazelnuts_are_told_from_clean_ones_and_flagged(cli: Cli, shared: Path) -> None:
     root = shared / "data" / "hazelnut_toy"
     data = ("data=mvtec", f"data.root={root}", "data.category=hazelnut")
-    quick = ("head.channels=32", "head.blocks=4", "method.steps=60", "logger=csv")
+    quick = ("head.channels=32", "head.blocks=4", "method.steps=150", "logger=csv")
     assert cli(*data, f"backbone.weights={WEIGHTS}", *quick) == 0
     run = only_run()
     metrics = result_of(run)["metrics"]

@@ -104,8 +104,8 @@ def to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(target: Path, text: str) -> Path:
-    with atomic(target) as aside:
+def write_text(target: Path, text: str, durable: bool = True) -> Path:
+    with atomic(target, durable) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
     return target
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from support import HANG, SMALL_SYNTHETIC, command, started
 
@@ -22,8 +24,13 @@ def rows(folder: Path) -> int:
 
 
 def wait_until_trained(folder: Path, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: rows(folder) >= 5 or process.poll() is not None)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + HANG
-    while rows(folder) < 5 and process.poll() is None and time.monotonic() < deadline:
+    while not done():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -58,3 +65,17 @@ def test_a_start_that_is_terminated_says_so(tmp_path: Path, arguments: tuple[str
     # Before Python has read the command line, nothing of ours runs.
     assert process.returncode in (143, -signal.SIGTERM)
     assert "Traceback" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * HANG)
+def test_a_worker_whose_command_is_killed_saves_what_it_has_trained(tmp_path: Path) -> None:
+    endless = (*TRAINING, "method.steps=1000000", "trainer.checkpoint_every=1000000")
+    joblib = ("-m", "seed=0", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    with started(tmp_path, *joblib, *endless, "output=cut") as process:
+        wait_until_trained(tmp_path / "cut", process)
+        assert not list(tmp_path.glob("cut/*/last.ckpt"))
+        process.kill()
+        wait_until(lambda: bool(list(tmp_path.glob("cut/*/last.ckpt"))))
+    (checkpoint,) = tmp_path.glob("cut/*/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0

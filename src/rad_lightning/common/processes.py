@@ -13,8 +13,10 @@ from typing import Any
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells and Slurm give it
 LOOK = 1.0  # seconds between two looks at the parent
 WATCH = "rad_lightning parent"  # name of the thread that looks
+LEAVE = 60.0  # seconds that a training whose parent has ended has to write its checkpoint
 
 _commands: set[int] = set()  # processes that run a command themselves
+_saves = threading.Event()  # set while a training of this process would save itself at SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
@@ -34,7 +36,11 @@ def sigterm_left_to_lightning() -> Iterator[None]:
     """Inside, a Lightning training notes SIGTERM, so that its step is finished and saved: see
     ``training.callbacks.SaveLast``."""
     with _on_sigterm(signal.SIG_DFL):
-        yield
+        _saves.set()
+        try:
+            yield
+        finally:
+            _saves.clear()
 
 
 def is_worker() -> bool:
@@ -44,7 +50,7 @@ def is_worker() -> bool:
 
 def prepare_worker() -> None:
     """In a process that a launcher started: SIGTERM raises, and the process ends with its parent,
-    which a kill -9 leaves no time to end it."""
+    which a kill -9 leaves no time to end it; a training that is under way saves itself first."""
     if not is_worker() or threading.current_thread() is not threading.main_thread():
         return
     signal.signal(signal.SIGTERM, _terminate)
@@ -73,4 +79,9 @@ def _terminate(*_: object) -> None:
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK)
-    os._exit(TERMINATED)
+    if _saves.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+        late = time.monotonic() + LEAVE
+        while _saves.is_set() and time.monotonic() < late:
+            time.sleep(LOOK / 100)
+    os._exit(TERMINATED)  # before it takes up another cell

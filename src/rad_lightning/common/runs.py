@@ -11,17 +11,18 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.files import write_text
+from rad_lightning.common.locks import held, holder
 from rad_lightning.common.sealed import SEAL, read_object, sealed
 
 RESULT, FAILURE, PLAN = "result.json", "failure.json", "sweep.json"
@@ -63,11 +64,16 @@ class RunDirectory:
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise BusyError(f"{self.path}: another process is working on this run") from None
+        with ExitStack() as stack:
+            lock = self.path / ".lock"
+            try:
+                stack.enter_context(held(lock, wait=False))
+            except Timeout:
+                who, how = holder(lock)
+                raise BusyError(
+                    f"{self.path}: another process{who} is working on this run{how}"
+                ) from None
+            yield
 
     def restart(self) -> None:
         """Take the marks of an earlier run away, the mark of completion first."""

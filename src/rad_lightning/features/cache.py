@@ -8,21 +8,24 @@ what was written (a failing disk, a copy under another name) is computed again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_text
+from rad_lightning.common.locks import held
+from rad_lightning.common.machine import reason_of
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import digest
@@ -33,6 +36,7 @@ from rad_lightning.features.extract import FeatureSpec, extract, place, valid_po
 
 VERSION = 2  # raise it when the same settings would give other features, or other files
 MOST_LOADERS = 8  # threads that decode images
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def compute_features(
 
     Args:
         hashes: sha256 of each file; equal files are computed once.
-        cache_dir: ``None`` keeps the features in memory.
+        cache_dir: ``None`` keeps the features in memory; one that is read-only gives what it has,
+            and the others are kept in memory with a note.
 
     Raises:
         UserError: a feature that is not a finite half-precision number, or a file that is no longer
@@ -93,7 +98,7 @@ def compute_features(
     """
     kept: dict[str, np.ndarray] = {}
     unreadable: dict[str, str] = {}
-    store = None if cache_dir is None else _open_store(cache_dir, backbone, spec)
+    store = None if cache_dir is None else cache_dir / "features" / _store_name(backbone, spec)
     file_of = dict(zip(hashes, paths, strict=True))
     computed = 0
 
@@ -105,8 +110,9 @@ def compute_features(
 
     if todo := missing(file_of):
         backbone.to(device)
-        # With a store, other processes wait at the lock and then find nothing missing.
-        with FileLock(store / ".lock") if store else nullcontext():
+        with ExitStack() as stack:
+            # With a store, other processes wait at the lock and then find nothing missing.
+            writable = store is not None and _locked(stack, store, backbone, spec, progress)
             todo = missing(todo)
             with progress.bar("features", len(todo)) as bar:
                 for key, result in _computed(todo, file_of, backbone, spec, batch_size, device):
@@ -115,13 +121,13 @@ def compute_features(
                         unreadable[key] = result.reason
                         continue
                     computed += 1
-                    if store is None:
+                    if store is None or not writable:
                         kept[key] = result
                     else:
                         write_entry(entry_path(store, key), result)
 
     entries = {
-        i: kept[h] if store is None else entry_path(store, h)
+        i: kept[h] if store is None or h in kept else entry_path(store, h)
         for i, h in enumerate(hashes)
         if h not in unreadable
     }
@@ -211,10 +217,32 @@ def _refuse_overflow(
         )
 
 
-def _open_store(cache_dir: Path, backbone: FrozenBackbone, spec: FeatureSpec) -> Path:
-    key = {"version": VERSION, "weights": backbone.fingerprint(), **asdict(spec)}
-    store = cache_dir / "features" / digest(key, 16)
-    if not (store / "about.json").is_file():  # a full cache may be read-only
-        about = {"backbone": backbone.description, **key}
-        write_text(store / "about.json", json.dumps(about, indent=2) + "\n")
-    return store
+def _store_key(backbone: FrozenBackbone, spec: FeatureSpec) -> dict[str, Any]:
+    return {"version": VERSION, "weights": backbone.fingerprint(), **asdict(spec)}
+
+
+def _store_name(backbone: FrozenBackbone, spec: FeatureSpec) -> str:
+    return digest(_store_key(backbone, spec), 16)
+
+
+def _locked(
+    stack: ExitStack, store: Path, backbone: FrozenBackbone, spec: FeatureSpec, progress: Progress
+) -> bool:
+    """Hold the store's lock until ``stack`` closes, and say in the store what it is of.
+
+    Returns:
+        Whether it can be written to; where it is read-only, a note says so.
+    """
+    try:
+        if not (store / "about.json").is_file():
+            about = {"backbone": backbone.description, **_store_key(backbone, spec)}
+            write_text(store / "about.json", json.dumps(about, indent=2) + "\n")
+        stack.enter_context(held(store / ".lock"))
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        progress.say(
+            f"        note  {store}: {reason_of(error)}; new features are kept in memory alone"
+        )
+        return False
+    return True

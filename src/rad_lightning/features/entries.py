@@ -25,9 +25,14 @@ def entry_path(store: Path, key: str) -> Path:
 
 
 def write_entry(file: Path, features: np.ndarray) -> None:
-    """Write features ``(V, C, H, W)`` whole or not at all."""
+    """Write features ``(V, C, H, W)`` whole or not at all.
+
+    Nobody waits for the disk: what a power cut damages is found out by its sha256, and computed
+    again.
+    """
     tensor = torch.from_numpy(features).contiguous()
-    write_bytes(file, save({NAME: tensor}, {SEAL: entry_sha256(file, tensor)}))
+    content = save({NAME: tensor}, {SEAL: entry_sha256(file, tensor)})
+    write_bytes(file, content, durable=False)
 
 
 def read_entry(file: Path) -> Tensor:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import multiprocessing as mp
 import os
@@ -13,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from faults.stored import Damages, damages, feature_damages, tries
+from rad_lightning.common import locks
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
-from rad_lightning.features import cache
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features
 from rad_lightning.features.entries import read_entry
@@ -49,11 +50,11 @@ def images(tmp_path: Path) -> list[Path]:
 def featurise(
     paths: list[Path], backbone: FrozenBackbone, store: Path | None, **changes: Any
 ) -> FeatureSet:
-    options = {"spec": SPEC, "batch_size": 2} | changes
+    options = {"spec": SPEC, "batch_size": 2, "quiet": True} | changes
     hashes = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
     return compute_features(
         paths, hashes, backbone, options["spec"], cache_dir=store,
-        batch_size=options["batch_size"], device=CPU, progress=Progress(quiet=True),
+        batch_size=options["batch_size"], device=CPU, progress=Progress(quiet=options["quiet"]),
     )  # fmt: skip
 
 
@@ -282,29 +283,73 @@ def test_a_file_that_is_replaced_after_it_was_hashed_does_not_reach_the_cache(
     assert not entries(tmp_path / "store")
 
 
-def test_a_full_cache_may_be_read_only(
-    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written; root, who runs tests in a container, may write anywhere."""
+    opened = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *rest, **more)
+
+    def never(path: Path, *_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def unmade(path: Any, *_: object, **__: object) -> None:
+        known = os.path.lexists(path)
+        raise OSError(errno.EEXIST if known else errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(os, "mkdir", unmade)
+    for write in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, write, never)
+
+
+@pytest.mark.parametrize("there", [5, 3, 0])
+def test_a_read_only_cache_gives_what_it_has_and_the_rest_is_kept_in_memory(
+    tmp_path: Path,
+    images: list[Path],
+    backbone: FrozenBackbone,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    there: int,
 ) -> None:
+    (tmp_path / "store").mkdir()
+    if there:
+        featurise(images[:there], backbone, tmp_path / "store")
+    before = sorted((tmp_path / "store").rglob("*"))
+    request.getfixturevalue("read_only")
+    found = featurise(images, backbone, tmp_path / "store", quiet=False)
+    assert found.computed == 5 - there
+    assert torch.equal(found.read(range(5)), featurise(images, backbone, None).read(range(5)))
+    assert sorted((tmp_path / "store").rglob("*")) == before
+    notes = [line for line in capsys.readouterr().out.splitlines() if "note" in line]
+    assert [("Read-only file system" in n, "kept in memory" in n) for n in notes] == (
+        [] if there == 5 else [(True, True)]
+    )
+
+
+def test_an_unreadable_image_needs_no_place_in_a_read_only_cache(
+    tmp_path: Path, images: list[Path], backbone: FrozenBackbone, request: pytest.FixtureRequest
+) -> None:
+    images[4].write_bytes(b"no image")
     featurise(images, backbone, tmp_path / "store")
-
-    def refused(*_: object, **__: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    for write in ("write_bytes", "write_text"):  # root may write anywhere
-        monkeypatch.setattr(Path, write, refused)
-    assert featurise(images, backbone, tmp_path / "store").computed == 0
+    request.getfixturevalue("read_only")
+    found = featurise(images, backbone, tmp_path / "store")
+    assert found.computed == 0 and list(found.unreadable) == [4]
 
 
 def test_who_waited_at_the_lock_finds_everything_done(
     tmp_path: Path, images: list[Path], backbone: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class AnotherProcessWasFirst(cache.FileLock):  # type: ignore[misc]
-        def __enter__(self) -> Any:
+    class AnotherProcessWasFirst(locks.FileLock):  # type: ignore[misc]
+        def acquire(self, **options: Any) -> Any:
             monkeypatch.undo()
             assert featurise(images, backbone, tmp_path / "store").computed == 5
-            return super().__enter__()
+            return super().acquire(**options)
 
-    monkeypatch.setattr(cache, "FileLock", AnotherProcessWasFirst)
+    monkeypatch.setattr(locks, "FileLock", AnotherProcessWasFirst)
     found = featurise(images, backbone, tmp_path / "store")
     assert found.computed == 0 and found.read(range(5)).isfinite().all()
 

@@ -3,7 +3,6 @@ a command wrote is read."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from rad_lightning.common.tables import read_rows
 
 Cli = Callable[..., int]  # the fixture ``cli``
 
@@ -116,7 +117,7 @@ def rewrite(file: Path, content: dict[str, Any]) -> None:
 def rows_of(table: Path) -> list[dict[str, str]]:
     """The rows of a CSV file by column."""
     with table.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
+        return list(read_rows(lines))
 
 
 def one_error(captured: pytest.CaptureFixture[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import os
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.locks import held, holder
 from rad_lightning.common.sealed import SEAL, read_object, sealed
+from rad_lightning.common.tables import to_csv
 
 RESULT, FAILURE, PLAN = "result.json", "failure.json", "sweep.json"
 SCHEMA_VERSION = 3  # since 3 with the sha256 of its content and of the run's files
@@ -85,11 +84,7 @@ class RunDirectory:
         return write_text(self.path / name, text)
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-        buffer = StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-        return self.write_text(name, buffer.getvalue())
+        return self.write_text(name, to_csv(header, rows))
 
     def write_result(self, result: dict[str, Any]) -> Path:
         """``result`` with the sha256 of every other file of the run, ``files``."""

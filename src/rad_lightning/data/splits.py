@@ -16,7 +16,8 @@ from zlib import crc32
 import numpy as np
 
 from rad_lightning.common.errors import UserError
-from rad_lightning.common.files import atomic
+from rad_lightning.common.files import write_text
+from rad_lightning.common.tables import plain, to_csv
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 
 
@@ -232,10 +233,8 @@ def write_manifest(
     path: Path, table: SampleTable, roles: Sequence[str], hashes: Sequence[str]
 ) -> None:
     """Write the manifest, whole or not at all, with the same bytes on every machine."""
-    with atomic(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows(astuple(row) for row in manifest_rows(table, roles, hashes))
+    rows = manifest_rows(table, roles, hashes)
+    write_text(path, to_csv(HEADER, map(astuple, rows)))
 
 
 def read_manifest(path: Path, roles: Collection[str] = Roles.ALL) -> list[ManifestRow]:
@@ -267,7 +266,7 @@ def read_manifest(path: Path, roles: Collection[str] = Roles.ALL) -> list[Manife
 def _manifest_row(where: str, values: list[str], roles: Collection[str]) -> ManifestRow:
     if len(values) != len(HEADER):
         raise UserError(f"{where}: expected {len(HEADER)} values, found {len(values)}")
-    image, sha256, category, label, defect_type, group, role = values
+    image, sha256, category, label, defect_type, group, role = map(plain, values)
     if label not in {"0", "1", "-1"}:
         raise UserError(f"{where}: label {label!r} is not known: use 0, 1 or -1")
     if role not in roles:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Sequence
-from io import StringIO
 from typing import Any
 
+from rad_lightning.common.tables import to_csv
 from rad_lightning.report.analysis import Analysis
 from rad_lightning.report.collect import Series
 from rad_lightning.report.comparisons import Comparison
@@ -189,19 +188,3 @@ def cells_csv(series: Sequence[Series]) -> str:
         for run in s.runs
     )  # fmt: skip
     return to_csv(header, rows)
-
-
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Floats as ``repr`` and text that no spreadsheet takes for a formula."""
-    buffer = StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_safe(name) for name in header])
-    writer.writerows([_safe(value) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-def _safe(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    value = value.replace("\r", " ")  # which the csv module writes bare, though it ends a row
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rad_lightning.common.tables import to_csv
 from rad_lightning.report.collect import Series, Sweep
 from rad_lightning.report.grids import Category, Cell, Values, mean_of, paired
 from rad_lightning.report.results import Run
 from rad_lightning.report.statistics import Array, Correlation, category_means, spearman
-from rad_lightning.report.tables import decimal, escaped, level, p_value, pipes, text, to_csv
+from rad_lightning.report.tables import decimal, escaped, level, p_value, pipes, text
 
 MEANING = (
     "U is what a method reads from its own losses, without any label, while it trains: 0 means "

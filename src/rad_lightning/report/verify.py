@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.runs import RESULT, RunDirectory
 from rad_lightning.common.sealed import read_regular
+from rad_lightning.common.tables import read_rows
 from rad_lightning.evaluation.metrics import image_metrics, per_defect_auroc
 
 TOLERANCE = 1e-9  # scores.csv has every digit
@@ -91,7 +91,7 @@ def recomputed(table: Path, threshold: float) -> dict[str, float]:
         ValueError: not such a table.
     """
     text = StringIO(read_regular(table, MOST_SCORES).decode(), newline="")
-    rows: list[dict[str, Any]] = list(csv.DictReader(text))
+    rows = list(read_rows(text))
     tested = [row for row in rows if row["role"] == TEST and int(row["label"]) >= 0]
     scores = torch.tensor([float(row["score"]) for row in tested], dtype=torch.double)
     labels = torch.tensor([int(row["label"]) for row in tested], dtype=torch.long)

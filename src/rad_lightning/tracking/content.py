@@ -7,7 +7,6 @@ an artifact.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import shutil
@@ -21,6 +20,7 @@ import wandb
 
 from rad_lightning.common.histograms import bin_edges, histogram_end
 from rad_lightning.common.runs import RunDirectory
+from rad_lightning.common.tables import read_rows
 from rad_lightning.tracking.guard import Curves
 
 FILES = ("config.yaml", "manifest.csv", "scores.csv", "suspects.csv")
@@ -166,4 +166,4 @@ def save_manifest(started: Any, folder: Path) -> None:
 
 def read_csv(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+        return list(read_rows(lines))

@@ -195,6 +195,16 @@ def test_manifest_is_the_same_bytes_and_comes_back(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["manifest.csv"]
 
 
+def test_names_that_a_spreadsheet_would_run_come_back(tmp_path: Path) -> None:
+    names = ["=1.png", "'=1.png", "-a\r\n.png", "@x.png", "'q.png"]
+    found = [Sample(n, -1, "-kind", n, "+c") for n in names]
+    data, path = SampleTable("t", "+c", Path(), tuple(found)), tmp_path / "manifest.csv"
+    roles, hashes = ("train",) * len(names), ("00",) * len(names)
+    write_manifest(path, data, roles, hashes)
+    assert read_manifest(path) == manifest_rows(data, roles, hashes)
+    assert b"\n=" not in path.read_bytes() and b",-k" not in path.read_bytes()
+
+
 HEADER = "path,sha256,category,label,defect_type,group,role\n"
 
 

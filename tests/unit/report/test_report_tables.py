@@ -12,7 +12,7 @@ from rad_lightning.report.collect import read_sweep
 from rad_lightning.report.files import load, texts
 from rad_lightning.report.grids import Cell
 from rad_lightning.report.statistics import Estimate
-from rad_lightning.report.tables import cells_csv, latex, markdown, number, tex, text, to_csv
+from rad_lightning.report.tables import cells_csv, latex, markdown, number, tex, text
 
 
 def written(folder: Path) -> dict[str, str]:
@@ -63,21 +63,6 @@ def test_a_metric_that_a_run_lacks_is_an_empty_field(fake) -> None:
     fake.run(None, seed=1)
     content = cells_csv(read_sweep(fake.folder).series)
     assert [r["image_auroc"] for r in csv.DictReader(StringIO(content))] == ["0.9", ""]
-
-
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
-def test_no_text_in_a_csv_is_a_formula(start: str) -> None:
-    ((field,),) = list(csv.reader(StringIO(to_csv(["x"], [[f"{start}1+1"]]), newline="")))[1:]
-    assert field == f"'{start}1+1"
-
-
-def test_a_carriage_return_in_a_name_breaks_no_row() -> None:
-    # The csv module writes it bare, and readers take it for the end of a row.
-    assert list(csv.reader(StringIO(to_csv(["x"], [["a\rb"]]), newline=""))) == [["x"], ["a b"]]
-
-
-def test_a_negative_number_in_a_csv_stays_one() -> None:
-    assert to_csv(["x"], [[-0.5]]) == "x\n-0.5\n"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class FirstOnes:
 
 
 @part(SELECTION, "not_the_first", settings=FirstOnes)
-def not_the_first(method, head, samples, groups, injected, seed, tick):
+def not_the_first(method, head, samples, groups, injected, seed, tick, reviewed):
     left_out = torch.arange(len(samples)) < settings_of(method, "not_the_first").count
     weights = (~left_out).float()[:, None, None].expand(samples.shape[:3])
     share = float(left_out.float().mean())

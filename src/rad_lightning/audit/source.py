@@ -99,7 +99,7 @@ def only(data: Dataset, rows: list[int]) -> Dataset:
         data.roles[row] if data.roles[row] in Roles.TRAINED else Roles.TRAIN for row in rows
     )
     hashes = tuple(data.hashes[row] for row in rows)
-    return Dataset(table, roles, hashes, data.contamination)
+    return Dataset(table, roles, hashes, data.contamination, data.reviews)
 
 
 def cleaned_roles(

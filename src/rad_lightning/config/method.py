@@ -98,7 +98,7 @@ class TrustConfig(Part):
     # iqr: images beyond the upper fence of a box plot are; expose: an image counts the less the
     # more suspicious it is, and the oddest samples of suspicious ones are pushed away.
     use: str = setting("split", choices=("fence", "split", "iqr", "expose"))
-    # fence: in spreads of the ordinary images' scores; half weight there, see ``fence_weights``.
+    # fence: in spreads of the ordinary images' scores; half weight there, see ``beyond``.
     fence: float = setting(3.0, low=1.0)
     reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores

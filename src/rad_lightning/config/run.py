@@ -191,6 +191,15 @@ class EvaluationConfig:
 
 
 @dataclass
+class ReviewConfig:
+    """A simulated person who judges the most suspicious training images by their true labels, to
+    measure what verdicts are worth; of ``error`` verdicts each is the wrong one."""
+
+    budget: int = setting(0, low=0)  # images; more than there are: all
+    error: float = setting(0.0, low=0.0, high=1.0)
+
+
+@dataclass
 class TrainConfig:
     """Everything of one training run."""
 
@@ -206,6 +215,9 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    # verdicts.csv of the page of an audit; what it says is in the run key by way of the roles.
+    verdicts: str | None = setting(None, numbers=False)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     # Published figures to show beside a sweep's own: {name: {noise ratio: percent}}.
     claims: dict[str, dict[str, float]] = field(default_factory=dict, metadata={"numbers": False})
@@ -229,6 +241,13 @@ class TrainConfig:
         self.noise.check()
         self.method.check()
         self._check_tasks()
+        if self.review.budget and not self.method.trust.on:
+            raise UserError(
+                f"review.budget = {self.review.budget}: method={self.method.name} ranks nothing "
+                "that could be judged; use a method with method.trust.source, such as robust"
+            )
+        if self.review.error and not self.review.budget:
+            raise UserError(f"review.error = {self.review.error:g} needs review.budget > 0")
         sides = self.data.size
         if len(sides) != 2:
             raise UserError(f"data.size = {sides}: give two numbers, [height, width]")

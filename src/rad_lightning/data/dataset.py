@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rad_lightning.common.errors import UserError
@@ -24,6 +24,7 @@ from rad_lightning.data.splits import (
 )
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
 from rad_lightning.data.synthetic_anomalies import parse_synthetic, write_synthetic
+from rad_lightning.data.verdicts import Verdict, read_verdicts
 
 FOLDER = "the folder of the dataset: data.root=DIR"
 NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share
@@ -37,12 +38,19 @@ class Dataset:
     roles: tuple[str, ...]
     hashes: tuple[str, ...]
     contamination: Contamination
+    # By sha256: what a person said of training images, mislabelled or good.
+    reviews: Mapping[str, Verdict] = field(default_factory=dict)
 
     def rows(self, *roles: str) -> list[int]:
         return [i for i, r in enumerate(self.roles) if r in roles]
 
     def samples(self, *roles: str) -> list[Sample]:
         return [self.table.samples[i] for i in self.rows(*roles)]
+
+    def verdict(self, row: int) -> Verdict | None:
+        """What is known of the training image at ``row``."""
+        known = self.roles[row] in Roles.REVIEWABLE
+        return self.reviews.get(self.hashes[row]) if known else None
 
     def counts(self) -> Counter[str]:
         return Counter(self.roles)
@@ -57,9 +65,10 @@ class Dataset:
     def identity(self) -> list[tuple[str, ...]]:
         """All that a run takes from its data, wherever the files lie: part of the run key."""
         return sorted(
-            (s.path, h, r, str(s.label), s.defect_type, s.group, str(s.mask_path))
+            (s.path, h, Roles.recorded(r, self.reviews.get(h)), str(s.label), s.defect_type,
+             s.group, str(s.mask_path))
             for s, h, r in zip(self.table.samples, self.hashes, self.roles, strict=True)
-        )
+        )  # fmt: skip
 
 
 def read_table(cfg: DataConfig, cache_dir: Path) -> SampleTable:
@@ -231,10 +240,7 @@ def from_manifest(
                 f"{table.absolute(_as_recorded(row, known))}: not the image that {file} names "
                 f"(sha256 {hashes[row.path][:12]}..., recorded {row.sha256[:12]}...)"
             )
-    roles = tuple(
-        Roles.INJECTED if row.role == Roles.TRAIN and row.label == ANOMALOUS else row.role
-        for row in (rows[s.path] for s in samples)
-    )
+    roles = tuple(_role_of(rows[s.path]) for s in samples)
     for needed, name in ((Roles.TRAINED, "train"), (Roles.TESTED, "test")):
         if not set(needed) & set(roles):
             raise UserError(f"{file}: no row has the role {name}")
@@ -242,7 +248,43 @@ def from_manifest(
         note = f"{len(known) - len(samples)} images of the folder are not in the manifest: left out"
         table = replace(table, notes=(*table.notes, note))
     contamination = describe(noise, table, roles)
-    return Dataset(table, roles, tuple(hashes[s.path] for s in samples), contamination)
+    reviews = {r.sha256: Roles.REVIEWED[r.role] for r in rows.values() if r.role in Roles.REVIEWED}
+    found = tuple(hashes[s.path] for s in samples)
+    return Dataset(table, roles, found, contamination, reviews)
+
+
+def _role_of(row: ManifestRow) -> str:
+    """Trained on, as injected where the label says so, for all that a manifest calls train."""
+    if row.role not in (Roles.TRAIN, *Roles.REVIEWED):
+        return row.role
+    return Roles.INJECTED if row.label == ANOMALOUS else Roles.TRAIN
+
+
+def with_verdicts(data: Dataset, file: Path) -> Dataset:
+    """``data`` with the verdicts in ``file``, which replace what a manifest says of the same
+    images. Those about images that are not trained on are not used, with a note: a test image must
+    not become a training image.
+
+    Raises:
+        UserError: ``file`` cannot be read, or names an image that is not in the data set.
+    """
+    reviews = read_verdicts(file)
+    present = frozenset(data.hashes)
+    for review in reviews:
+        if review.sha256 not in present:
+            raise UserError(
+                f"{file}: {review.path or 'an image'} is not in {data.table.root}: no image there "
+                f"has the sha256 {review.sha256[:12]}...; remove the line"
+            )
+    pairs = zip(data.hashes, data.roles, strict=True)
+    trained = {sha256 for sha256, role in pairs if role in Roles.REVIEWABLE}
+    used = {r.sha256: r.verdict for r in reviews if r.sha256 in trained}
+    known = {k: v for k, v in ({**data.reviews} | used).items() if v != Verdict.UNSURE}
+    table, unused = data.table, len(reviews) - len(used)
+    if unused:
+        note = f"{unused} verdicts are about images that are not trained on: not used"
+        table = replace(table, notes=(*table.notes, note))
+    return replace(data, table=table, reviews=known)
 
 
 def _as_recorded(row: ManifestRow, known: dict[str, Sample]) -> Sample:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +19,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.tables import plain, to_csv
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
+from rad_lightning.data.verdicts import Verdict
 
 
 class Roles:
@@ -38,6 +39,19 @@ class Roles:
     ALL = (TRAIN, INJECTED, SHARED, POOL, TEST, UNUSED, UNREADABLE)
     TRAINED = (TRAIN, INJECTED, SHARED)
     TESTED = (TEST, SHARED)
+    # Only in a manifest: training images that a person has judged.
+    REVIEWED_ANOMALY = "reviewed_anomaly"
+    REVIEWED_GOOD = "reviewed_good"
+    REVIEWED: ClassVar = {REVIEWED_ANOMALY: Verdict.MISLABELLED, REVIEWED_GOOD: Verdict.GOOD}
+    RECORDED = (*ALL, *REVIEWED)
+
+    @classmethod
+    def recorded(cls, role: str, verdict: Verdict | None) -> str:
+        """The role of an image in the manifest; ``verdict``: what a person said of it."""
+        known = {v: r for r, v in cls.REVIEWED.items()}
+        return known.get(verdict, role) if verdict and role in cls.REVIEWABLE else role
+
+    REVIEWABLE = (TRAIN, INJECTED)  # a verdict must not use what is tested on
 
 
 def split_table(
@@ -219,25 +233,37 @@ HEADER = tuple(field.name for field in fields(ManifestRow))
 
 
 def manifest_rows(
-    table: SampleTable, roles: Sequence[str], hashes: Sequence[str]
+    table: SampleTable,
+    roles: Sequence[str],
+    hashes: Sequence[str],
+    reviews: Mapping[str, Verdict] | None = None,
 ) -> list[ManifestRow]:
-    """Rows sorted by path; ``roles`` and ``hashes`` are aligned with ``table.samples``."""
+    """Rows sorted by path; ``roles`` and ``hashes`` are aligned with ``table.samples``, and
+    ``reviews`` says by hash what a person found."""
+    found = reviews or {}
     rows = [
-        ManifestRow(s.path, sha256, s.category, s.label, s.defect_type, s.group, role)
+        ManifestRow(
+            s.path, sha256, s.category, s.label, s.defect_type, s.group,
+            Roles.recorded(role, found.get(sha256)),
+        )
         for s, role, sha256 in zip(table.samples, roles, hashes, strict=True)
-    ]
+    ]  # fmt: skip
     return sorted(rows, key=lambda row: row.path)
 
 
 def write_manifest(
-    path: Path, table: SampleTable, roles: Sequence[str], hashes: Sequence[str]
+    path: Path,
+    table: SampleTable,
+    roles: Sequence[str],
+    hashes: Sequence[str],
+    reviews: Mapping[str, Verdict] | None = None,
 ) -> None:
     """Write the manifest, whole or not at all, with the same bytes on every machine."""
-    rows = manifest_rows(table, roles, hashes)
+    rows = manifest_rows(table, roles, hashes, reviews)
     write_text(path, to_csv(HEADER, map(astuple, rows)))
 
 
-def read_manifest(path: Path, roles: Collection[str] = Roles.ALL) -> list[ManifestRow]:
+def read_manifest(path: Path, roles: Collection[str] = Roles.RECORDED) -> list[ManifestRow]:
     """Read a manifest whose roles are among ``roles``.
 
     Raises:

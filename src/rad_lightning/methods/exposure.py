@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rad_lightning.config import TrustConfig
+from rad_lightning.flows.heads import HeadSpec
 from rad_lightning.methods.registry import Training
 from rad_lightning.robust.exposure import hinge
+
+ODD = 1.5  # of the share of samples that an image's score is made of
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,8 @@ def exposure_of(trust: TrustConfig, training: Training) -> Exposure:
     """As strong as the ranking of the training images says."""
     strength = training.trust.strength if training.trust else 0.0
     return Exposure(strength * trust.weight, trust.margin)
+
+
+def outlier_share(cfg: TrustConfig, spec: HeadSpec) -> float:
+    """Of a suspect's samples, those that may be pushed away."""
+    return min(1.0, ODD * spec.top_fraction) if cfg.odd is None else cfg.odd

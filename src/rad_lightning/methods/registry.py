@@ -41,6 +41,7 @@ class Trust:
     contamination: Contamination
     assumed: float  # the contamination that the suspects were chosen by
     strength: float  # of the exposure, from 0 to 1
+    odd: Tensor | None = None  # (N, V, L): how unusual each sample is within its image, from 0 to 1
 
     def of(self, images: Tensor) -> Trust:
         """The same of some of the images, ``(N,)`` bool."""
@@ -53,6 +54,7 @@ class Trust:
             suspects=self.suspects[images],
             weights=self.weights[images],
             exposed=exposed,
+            odd=None if self.odd is None else self.odd[images],
         )
 
     def among(self, images: Tensor) -> Trust:
@@ -70,6 +72,7 @@ class Trust:
             suspects=spread(self.suspects, False),
             weights=spread(self.weights, 0.0),
             exposed=None if self.exposed is None else spread(self.exposed, 0.0),
+            odd=None if self.odd is None else spread(self.odd, math.nan),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -113,9 +116,9 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 class Part:
     """A registered part.
 
-    ``build``: a selection's is ``(method, head, samples, groups, injected, seed, tick) -> Trust``,
-    an objective's ``(method, head, training, seed) -> (module, batches)`` or, without a ``flow``,
-    ``-> detector``, a penalty's ``(method) -> nn.Module`` with ``step`` and ``inner`` as in
+    ``build``: a selection's is ``(method, head, samples, groups, injected, seed, tick, reviewed) ->
+    Trust``, an objective's ``(method, head, training, seed) -> (module, batches)`` or, without a
+    ``flow``, ``-> detector``, a penalty's ``(method) -> nn.Module`` with ``step`` and ``inner`` as in
     ``methods.penalty.Penalty``. ``head`` has its whitening fitted and its flow untrained.
 
     ``ticks``: how often a selection calls ``tick``; ``cost``: of a selection, or of a step of an

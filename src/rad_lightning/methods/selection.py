@@ -12,9 +12,17 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MethodConfig, TrustConfig
 from rad_lightning.flows.heads import Head
+from rad_lightning.methods.exposure import outlier_share
 from rad_lightning.methods.registry import SELECTION, Trust, part
-from rad_lightning.robust.contamination import Contamination, contamination, deviations
+from rad_lightning.robust.contamination import (
+    Contamination,
+    beyond,
+    contamination,
+    deviations,
+)
+from rad_lightning.robust.exposure import oddest, within_image
 from rad_lightning.robust.memories import sparse_memories
+from rad_lightning.robust.review import Reviewed, counted, precision
 from rad_lightning.robust.trusted import (
     OutOfFold,
     image_suspicion,
@@ -26,8 +34,6 @@ from rad_lightning.robust.trusted import (
 
 FENCE = 1.5  # of a box plot, in interquartile ranges
 MOST = 0.9  # share of the images that may be suspects
-RAMP = 1.0  # spreads to either side of the fence
-ODD = 1.5  # of the share of samples that an image's score is made of
 
 
 def trust_cost(method: MethodConfig) -> float:
@@ -51,6 +57,7 @@ def find_trust(
     injected: Tensor,
     seed: int,
     tick: Callable[[], object] = lambda: None,
+    reviewed: Tensor | None = None,
 ) -> Trust:
     """Rank the training images, and decide what follows from it.
 
@@ -60,6 +67,8 @@ def find_trust(
         groups: ``(N,)`` physical parts.
         injected: ``(N,)`` bool, read by the oracles ``known_rate`` and ``known`` alone.
         tick: called after every gradient step, ``trust_steps`` times.
+        reviewed: ``(N,)`` of ``Reviewed``: no flow or spread is fitted to confirmed anomalies, and
+            the other suspects are doubted as far as the last verdicts bear that out.
 
     Raises:
         UserError: too few images to rank, or nothing left that a flow could learn from.
@@ -68,40 +77,34 @@ def find_trust(
     generator = Generator().manual_seed(stream_seed("trust", seed))
     if len(samples) < 2:
         raise UserError(f"method={method.name}: a ranking needs two images, there is one")
-    base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
+    known = torch.zeros(len(samples), dtype=torch.long) if reviewed is None else reviewed
+    usable = known != Reviewed.MISLABELLED
+    base = (part_weights(groups) if cfg.by_part else torch.ones(len(samples))) * usable
     base = base[:, None, None].expand(samples.shape[:3])
     try:
         scores = sample_scores(method, head, samples, groups, base, seed, generator, tick)
     except ValueError as error:  # too few images for folds or memories
         raise UserError(f"method={method.name}: {error}") from error
     alone = torch.stack([image_suspicion(head, s) for s in scores])
-    estimate = contamination(alone[0], groups, generator)
+    ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+    suspicion, odd = ranks(ranks(ranked).mean(0)), within_image(scores)
+    above = torch.stack([deviations(scores, usable) for scores in ranked]).mean(0)
+    doubt = beyond(above, cfg.fence).float()
+    found = contamination(above, groups, cfg.fence, generator)
+    estimate = counted(found, doubt, suspicion, known)
+    if cfg.use == "fence":
+        doubt = doubt * precision(suspicion, known) * (known != Reviewed.GOOD)
+        weights = base * (1 - doubt)[:, None, None]
+        return Trust(suspicion, doubt > 0.5, weights, None, estimate, estimate.value, 0.0, odd)
     assumed = assumed_rate(cfg, estimate, injected)
     strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
-    ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
-    suspicion = ranks(ranks(ranked).mean(0))
-    if cfg.use == "fence":
-        above = torch.stack([deviations(scores) for scores in ranked]).mean(0)
-        weights = base * fence_weights(above, cfg.fence)[:, None, None]
-        return Trust(suspicion, above > cfg.fence, weights, None, estimate, assumed, 0.0)
     of_part = parts(groups) if cfg.by_part else torch.arange(len(groups))
-    known = cfg.use == "expose" and cfg.known
-    suspects = injected if known else choose(cfg, ranked[0], suspicion, of_part, assumed)
-    outliers = oddest(within_image(scores), outlier_share(cfg, head))
+    told = cfg.use == "expose" and cfg.known
+    suspects = injected if told else choose(cfg, ranked[0], suspicion, of_part, assumed)
+    suspects = suspects & (known != Reviewed.GOOD)
+    outliers = oddest(odd, outlier_share(cfg, head.spec))
     weights, exposed = believe(cfg, base, suspicion, suspects, outliers, assumed, strength)
-    return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength)
-
-
-def outlier_share(cfg: TrustConfig, head: Head) -> float:
-    """Of a suspect's samples, those that may be pushed away."""
-    return min(1.0, ODD * head.spec.top_fraction) if cfg.odd is None else cfg.odd
-
-
-def fence_weights(above: Tensor, fence: float) -> Tensor:
-    """How often images ``above`` so many spreads are learned from, ``(N,)``: in full up to ``RAMP``
-    below the fence, never from ``RAMP`` above it on, linearly between. A step would hang on the
-    last digit of a score."""
-    return ((fence + RAMP - above) / (2 * RAMP)).clamp(0, 1).float()
+    return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength, odd)
 
 
 def believe(
@@ -132,18 +135,6 @@ def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
     """That an image is mislabelled, ``(N,)``: a logistic step in its rank around the ``rate`` most
     suspicious ones, as wide as rankings err."""
     return torch.sigmoid((suspicion - (1 - rate)) / temperature)
-
-
-def within_image(scores: list[Tensor]) -> Tensor:
-    """The rank of each sample within its image, the mean over the sources, ``(N, V, L)``."""
-    return torch.stack([ranks(s.flatten(1)).view(s.shape) for s in scores]).mean(0)
-
-
-def oddest(ranked: Tensor, share: float) -> Tensor:
-    """The ``share`` of an image's samples of the highest rank, at least one, ``(N, V, L)`` bool."""
-    ranked = ranked.nan_to_num(-1.0)
-    # Ranks of a few samples end well below 1.
-    return ranked >= ranked.amax((1, 2), keepdim=True).clamp(max=1 - share)
 
 
 def trust_steps(cfg: TrustConfig) -> int:

@@ -22,6 +22,7 @@ from rad_lightning.evaluation.metrics import auroc, check_finite
 from rad_lightning.evaluation.overlays import colour_range
 from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
 from rad_lightning.evaluation.thresholds import reference, threshold
+from rad_lightning.robust.review import Reviewed
 from rad_lightning.training.head import embed
 from rad_lightning.training.inputs import Prepared, TrainingImages
 from rad_lightning.training.job import Job, pick_device
@@ -99,10 +100,10 @@ def score_images(prepared: Prepared, detector: Scorer) -> Scored:
     detector.to(pick_device(cfg.trainer.accelerator))
     test = embed(prepared.head, prepared.features, data.rows(*Roles.TESTED))
     count = cfg.evaluation.train_images
-    seen = scored_images(images.held_out, images.eligible, count, cfg.seed)
+    seen = scored_images(images.held_out, images.normal, count, cfg.seed)
     rows = tuple(row for row, s in zip(images.rows, seen, strict=True) if s)
     train_scores, test_scores = score(detector, images.samples[seen]), score(detector, test)
-    return Scored(*train_scores, rows, images.held_out[seen], images.eligible[seen], *test_scores)
+    return Scored(*train_scores, rows, images.held_out[seen], images.normal[seen], *test_scores)
 
 
 def scored_images(held_out: Tensor, eligible: Tensor, count: int | None, seed: int) -> Tensor:
@@ -175,13 +176,15 @@ def ranking_facts(images: TrainingImages, metrics: dict[str, float]) -> dict[str
     """What ``result.json`` says of the ranking of the training images; how good it is goes into
     ``metrics``, where the truth is known."""
     trust, eligible = images.trust, images.eligible
-    injected = images.injected[eligible].long()
     if trust is None:
         return {}
+    eligible = eligible & ~trust.suspicion.isnan()
+    injected = images.injected[eligible].long()
     if 0 < injected.sum() < len(injected):
         metrics["trust_suspect_auroc"] = auroc(trust.suspicion[eligible].double(), injected)
         metrics["estimated_contamination"] = trust.contamination.value
-    return {"trust": trust.summary()}
+    judged = {v.name.lower(): int((images.reviewed == v).sum()) for v in Reviewed if v}
+    return {"trust": trust.summary(), "reviewed": judged}
 
 
 def detector_facts(job: Job, scored: Scored, limit: float) -> dict[str, Any]:

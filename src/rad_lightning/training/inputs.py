@@ -13,18 +13,27 @@ from torch import Tensor
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
+from rad_lightning.config import TrainConfig
 from rad_lightning.data.dataset import Dataset, open_dataset
 from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.data.synthetic_anomalies import synthetic_path, write_synthetic
+from rad_lightning.data.verdicts import Verdict
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
 from rad_lightning.methods.registry import SELECTION, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
+from rad_lightning.methods.verdicts import exposes, follow, verdicts_alone
+from rad_lightning.robust.review import Reviewed, simulated
 from rad_lightning.training.head import build_head, embed, fit_whitening
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.size import refuse_too_large
 
 FEWEST_HELD_OUT = 5
+REVIEWED = {
+    None: Reviewed.NO,
+    Verdict.GOOD: Reviewed.GOOD,
+    Verdict.MISLABELLED: Reviewed.MISLABELLED,
+}
 VALIDATION = 0.5  # the less suspicious half of the held-out images chooses the step
 
 
@@ -49,6 +58,7 @@ class TrainingImages:
     groups: Tensor  # (N,) physical parts
     injected: Tensor  # (N,) bool: its label is wrong, which only oracles and the evaluation read
     use: Tensor  # (N,) see ``Use``
+    reviewed: Tensor  # (N,) see ``Reviewed``: what a person said
     trust: Trust | None = None  # suspicion, weights and exposure of each
 
     @property
@@ -70,6 +80,11 @@ class TrainingImages:
     def eligible(self) -> Tensor:
         """Those that the method may learn anything from, ``(N,)`` bool."""
         return self.use != Use.EXCLUDED
+
+    @property
+    def normal(self) -> Tensor:
+        """Those of them that nobody knows to be anomalies, ``(N,)`` bool."""
+        return self.eligible & (self.reviewed != Reviewed.MISLABELLED)
 
 
 @dataclass(frozen=True)
@@ -113,24 +128,11 @@ def prepare(job: Job, progress: Progress) -> Prepared:
     cfg, method = job.cfg, job.cfg.method
     refuse_too_large(cfg, len(job.data.rows(*Roles.TRAINED, *Roles.TESTED)))
     data, features = featurise(job, progress)
-    with progress.stage("samples"):
-        rows = data.rows(*Roles.TRAINED)
-        injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
-        eligible = ~injected if method.clean_only else torch.ones_like(injected)
-        if not eligible.any():
-            raise UserError(
-                f"method={method.name}: all {len(rows)} training images are injected ones; "
-                "use a lower noise.ratio"
-            )
-        head, samples = whiten(job, features, rows, eligible)
-        groups = group_numbers([data.table.samples[row].group for row in rows])
-        use = torch.full_like(groups, Use.FIT)
-        use[held_out_images(data, eligible, method.holdout, cfg.seed)] = Use.VALIDATION
-        use[~eligible] = Use.EXCLUDED
-        images = TrainingImages(tuple(rows), samples, groups, injected, use)
-    if chosen_part(SELECTION, method):
-        with progress.stage("trust"):
-            images = selected(job, head, images, progress)
+    head, images = training_images(job, data, features, progress)
+    if cfg.review.budget:
+        data = replace(data, reviews={**data.reviews, **simulated_reviews(data, images, cfg)})
+        head, images = training_images(job, data, features, progress)
+    rows = images.rows
     corrupted, others = None, []
     with progress.stage("samples"):
         if CORRUPTED in needs(method):
@@ -139,6 +141,52 @@ def prepare(job: Job, progress: Progress) -> Prepared:
         if CATEGORIES in needs(method):
             others = [other_category(job, c, progress) for c in method.meta.categories or []]
     return Prepared(job, data, features, head, images, corrupted, tuple(others))
+
+
+def training_images(
+    job: Job, data: Dataset, features: FeatureSet, progress: Progress
+) -> tuple[Head, TrainingImages]:
+    """The untrained head, and the training images with what each is used for."""
+    cfg, method = job.cfg, job.cfg.method
+    with progress.stage("samples"):
+        rows = data.rows(*Roles.TRAINED)
+        injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
+        reviewed = torch.tensor([REVIEWED[data.verdict(row)] for row in rows])
+        eligible = ~injected if method.clean_only else torch.ones_like(injected)
+        if not eligible.any():
+            raise UserError(
+                f"method={method.name}: all {len(rows)} training images are injected ones; "
+                "use a lower noise.ratio"
+            )
+        normal = eligible & (reviewed != Reviewed.MISLABELLED)
+        if not normal.any():
+            raise UserError(
+                f"verdicts: all {int(eligible.sum())} training images are mislabelled: "
+                "nothing is left to learn from"
+            )
+        head, samples = whiten(job, features, rows, normal)
+        groups = group_numbers([data.table.samples[row].group for row in rows])
+        use = torch.full_like(groups, Use.FIT)
+        use[held_out_images(data, normal, method.holdout, cfg.seed)] = Use.VALIDATION
+        use[~eligible if exposes(method) else ~normal] = Use.EXCLUDED
+        images = TrainingImages(tuple(rows), samples, groups, injected, use, reviewed)
+    if chosen_part(SELECTION, method) or (reviewed != Reviewed.NO).any():
+        with progress.stage("trust"):
+            images = selected(job, head, images, progress)
+    return head, images
+
+
+def simulated_reviews(
+    data: Dataset, images: TrainingImages, cfg: TrainConfig
+) -> dict[str, Verdict]:
+    """What a simulated person says of the most suspicious images, by sha256."""
+    assert images.trust is not None  # TrainConfig.check
+    generator = torch.Generator().manual_seed(stream_seed("review", cfg.seed))
+    budget, error = cfg.review.budget, cfg.review.error
+    found = simulated(images.trust.suspicion, images.injected, budget, error, generator)
+    verdicts = {code: verdict for verdict, code in REVIEWED.items() if verdict}
+    judged = zip(images.rows, found.tolist(), strict=True)
+    return {data.hashes[row]: verdicts[code] for row, code in judged if code != Reviewed.NO}
 
 
 def whiten(
@@ -156,14 +204,18 @@ def selected(job: Job, head: Head, images: TrainingImages, progress: Progress) -
     """``images`` with the eligible ones ranked by suspicion. A step must not be chosen for fitting
     images that the method itself distrusts: the less suspicious of the held-out ones choose it."""
     method, of = job.cfg.method, images.eligible
-    selection = chosen_part(SELECTION, method)
-    assert selection is not None
-    with progress.bar("trust", selection.ticks(method)) as bar:
-        trust: Trust = selection.build(
-            method, head, images.samples[of], images.groups[of], images.injected[of],
-            job.cfg.seed, bar.advance,
-        ).among(of)  # fmt: skip
-    use, distrusted = images.use.clone(), images.held_out & (trust.suspicion >= VALIDATION)
+    samples, reviewed = images.samples[of], images.reviewed[of]
+    if selection := chosen_part(SELECTION, method):
+        with progress.bar("trust", selection.ticks(method)) as bar:
+            trust: Trust = selection.build(
+                method, head, samples, images.groups[of], images.injected[of],
+                job.cfg.seed, bar.advance, reviewed,
+            )  # fmt: skip
+        trust = follow(trust, method, head, samples, reviewed).among(of)
+    else:
+        trust = verdicts_alone(method, head, samples, reviewed).among(of)
+    doubted = (trust.suspicion >= VALIDATION) & (images.reviewed != Reviewed.GOOD)
+    use, distrusted = images.use.clone(), images.held_out & doubted
     if not torch.equal(distrusted, images.held_out):  # some are left to choose
         use[distrusted] = Use.CALIBRATION
     return replace(images, use=use, trust=trust)

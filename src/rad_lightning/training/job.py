@@ -15,7 +15,13 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig, digest, number_fields
-from rad_lightning.data.dataset import Dataset, Tables, categories, open_dataset
+from rad_lightning.data.dataset import (
+    Dataset,
+    Tables,
+    categories,
+    open_dataset,
+    with_verdicts,
+)
 from rad_lightning.data.images import FULL
 from rad_lightning.data.splits import Roles
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
@@ -99,6 +105,8 @@ def open_job(cfg: TrainConfig, shared: Shared | None = None) -> Job:
             "use data=mvtec or data=synthetic"
         )
     data = open_dataset(cfg.data, cfg.noise, cfg.seed, Path(cfg.cache.dir), shared.tables)
+    if cfg.verdicts is not None:
+        data = with_verdicts(data, Path(cfg.verdicts))
     cfg = replace(cfg, data=replace(cfg.data, white=data.table.white))
     return Job(cfg, data, shared.backbone(cfg))
 

@@ -42,7 +42,7 @@ def run_job(job: Job, progress: Progress) -> RunDirectory:
         prepared = prepare(job, progress)
         run.write_text("config.yaml", to_yaml(cfg))
         data = prepared.data
-        write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes)
+        write_manifest(run.path / "manifest.csv", data.table, data.roles, data.hashes, data.reviews)
         with progress.stage("training"):
             fitted = fit(prepared, progress, logger)
         if not fitted.first_node:

@@ -1,0 +1,89 @@
+"""What a person's verdicts on some training images say about the others: plain torch."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from scipy.stats import binomtest
+from torch import Generator, Tensor
+
+from rad_lightning.robust.contamination import Contamination
+
+
+class Reviewed(IntEnum):
+    """What is known of a training image."""
+
+    NO = 0
+    GOOD = 1
+    MISLABELLED = 2
+
+
+LAST = 10  # judged images that say how the next ones are
+
+
+def most(found: int, of: int) -> float:
+    """The upper end of the 95 % Wilson interval of a share; 1 where nothing was counted."""
+    if not of:
+        return 1.0
+    return float(binomtest(found, of).proportion_ci(method="wilson").high)
+
+
+def last_judged(suspicion: Tensor, reviewed: Tensor) -> tuple[int, int]:
+    """Of the ``LAST`` judged images along the falling ``suspicion`` ``(N,)``: how many are
+    mislabelled, and how many there are."""
+    order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
+    judged = reviewed[order][reviewed[order] != Reviewed.NO][-LAST:]
+    return int((judged == Reviewed.MISLABELLED).sum()), len(judged)
+
+
+def precision(suspicion: Tensor, reviewed: Tensor) -> float:
+    """How likely the next suspect is mislabelled, by the last judged ones (Jeffreys' prior); 1
+    where nobody judged, and the ranking is all there is."""
+    found, of = last_judged(suspicion, reviewed)
+    return (found + 0.5) / (of + 1) if of else 1.0
+
+
+def counted(
+    estimate: Contamination, doubt: Tensor, suspicion: Tensor, reviewed: Tensor
+) -> Contamination:
+    """The contamination of N images, some of them judged.
+
+    Judged ones are counted. The others were less suspicious, so that they are mislabelled at most
+    as often as the last judged ones: the upper end takes the upper end of that share's interval for
+    all of them, the value takes ``doubt`` times the share itself.
+
+    Args:
+        estimate: without any verdict; returned where nothing was judged.
+        doubt: ``(N,)`` from 0 to 1, by the ranking alone.
+        suspicion: ``(N,)``.
+        reviewed: ``(N,)`` of ``Reviewed``.
+    """
+    judged = reviewed != Reviewed.NO
+    if not judged.any():
+        return estimate
+    total, mislabelled = len(reviewed), int((reviewed == Reviewed.MISLABELLED).sum())
+    rest = total - int(judged.sum())
+    low = mislabelled / total
+    high = low + rest / total * most(*last_judged(suspicion, reviewed))
+    hidden = float(doubt[~judged].sum()) * precision(suspicion, reviewed)
+    return Contamination(min((mislabelled + hidden) / total, high), low, high)
+
+
+def simulated(
+    suspicion: Tensor, mislabelled: Tensor, budget: int, error: float, generator: Generator
+) -> Tensor:
+    """The verdicts of a reviewer who knows the truth and errs with probability ``error``, on the
+    ``budget`` most suspicious images: ``(N,)`` of ``Reviewed``.
+
+    Args:
+        suspicion: ``(N,)``; NaN is never judged.
+        mislabelled: ``(N,)`` bool, the truth.
+    """
+    order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
+    order = order[~suspicion[order].isnan()][:budget]
+    wrong = torch.rand(len(suspicion), generator=generator) < error
+    verdicts = torch.where(mislabelled ^ wrong, int(Reviewed.MISLABELLED), int(Reviewed.GOOD))
+    found = torch.zeros(len(suspicion), dtype=torch.long)
+    found[order] = verdicts[order]
+    return found

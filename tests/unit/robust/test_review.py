@@ -1,0 +1,80 @@
+"""What verdicts on some images say about the others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from rad_lightning.robust.contamination import Contamination
+from rad_lightning.robust.review import Reviewed, counted, last_judged, most, precision, simulated
+
+ESTIMATE = Contamination(0.1, 0.0, 0.2)
+SUSPICION = torch.linspace(0.99, 0, 100)  # the first image is the most suspicious
+
+
+def verdicts(*first: Reviewed) -> Tensor:
+    found = torch.zeros(100, dtype=torch.long)
+    found[: len(first)] = torch.tensor(first, dtype=torch.long)
+    return found
+
+
+def test_the_upper_end_is_wilsons() -> None:
+    # 3.84 / (10 + 3.84): Wilson's interval of 0 of 10, by hand
+    assert most(0, 10) == pytest.approx(0.2775, abs=1e-3)
+    assert most(10, 10) == pytest.approx(1)
+    assert most(0, 0) == 1
+
+
+def test_the_last_judged_ones_count_along_the_ranking_not_along_the_rows() -> None:
+    reviewed = verdicts(*[Reviewed.MISLABELLED] * 7, *[Reviewed.GOOD] * 8)
+    assert last_judged(SUSPICION, reviewed) == (2, 10)
+    assert last_judged(SUSPICION.flip(0), reviewed.flip(0)) == (2, 10)
+    assert last_judged(1 - SUSPICION, reviewed) == (7, 10)
+
+
+def test_without_a_verdict_nothing_changes() -> None:
+    assert counted(ESTIMATE, torch.ones(100), SUSPICION, verdicts()) == ESTIMATE
+    assert precision(SUSPICION, verdicts()) == 1
+
+
+def test_ten_good_suspects_say_that_the_set_is_clean() -> None:
+    reviewed = verdicts(*[Reviewed.GOOD] * 10)
+    found = counted(ESTIMATE, (SUSPICION > 0.7).float(), SUSPICION, reviewed)
+    assert found.low == 0 and found.value < 0.02 and found.high < 0.3
+    assert precision(SUSPICION, reviewed) < 0.05
+
+
+def test_ten_mislabelled_suspects_are_counted_and_the_next_ones_doubted() -> None:
+    reviewed = verdicts(*[Reviewed.MISLABELLED] * 10)
+    doubt = (torch.arange(100) < 30).float()
+    found = counted(ESTIMATE, doubt, SUSPICION, reviewed)
+    assert found.low == pytest.approx(0.1)
+    assert found.value == pytest.approx(0.1 + 0.2 * 10.5 / 11)
+    assert found.high == 1
+
+
+def test_the_interval_holds_the_truth_for_a_reviewer_who_goes_down_the_ranking() -> None:
+    held = 0
+    for seed in range(50):
+        stream = Generator().manual_seed(seed)
+        bad = torch.rand(100, generator=stream) < torch.linspace(0.9, 0, 100)
+        reviewed = simulated(SUSPICION, bad, 20, 0.0, stream)
+        found = counted(ESTIMATE, torch.zeros(100), SUSPICION, reviewed)
+        held += found.low <= bad.float().mean() <= found.high
+    assert held >= 45
+
+
+def test_a_simulated_reviewer_judges_the_most_suspicious_and_errs_as_told() -> None:
+    bad = torch.arange(100) % 2 == 0
+    suspicion = SUSPICION.clone()
+    suspicion[3] = torch.nan
+    right = simulated(suspicion, bad, 10, 0.0, Generator().manual_seed(0))
+    assert (right != Reviewed.NO).nonzero()[:, 0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert ((right == Reviewed.MISLABELLED) == bad)[right != Reviewed.NO].all()
+    wrong = simulated(suspicion, bad, 10, 1.0, Generator().manual_seed(0))
+    assert ((wrong == Reviewed.MISLABELLED) != bad)[wrong != Reviewed.NO].all()
+    every = simulated(suspicion, bad, 1000, 0.3, Generator().manual_seed(0))
+    assert (every != Reviewed.NO).sum() == 99
+    errs = ((every == Reviewed.MISLABELLED) != bad)[every != Reviewed.NO].float().mean()
+    assert errs == pytest.approx(0.3, abs=0.15)

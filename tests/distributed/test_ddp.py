@@ -22,6 +22,7 @@ DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 @dataclass
 class Sweep:
     told: str
+    warned: str
     runs: list[Path]
 
     @property
@@ -33,9 +34,9 @@ class Sweep:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Two cells of two processes each."""
     folder = tmp_path_factory.mktemp("ddp")
-    told = command(folder, "-m", "seed=0,1", *SMALL_SYNTHETIC, *DDP, "logger=wandb").stdout
+    done = command(folder, "-m", "seed=0,1", *SMALL_SYNTHETIC, *DDP, "logger=wandb")
     found = (folder / "outputs" / "runs").glob("*/result.json")
-    return Sweep(told, sorted(path.parent for path in found))
+    return Sweep(done.stdout, done.stderr, sorted(path.parent for path in found))
 
 
 def test_two_processes_train_one_model(sweep: Sweep) -> None:
@@ -47,6 +48,12 @@ def test_two_processes_train_one_model(sweep: Sweep) -> None:
         assert moved  # last layers start at zero: training reached the parameters that are saved
 
 
+def test_its_processes_are_as_quiet_as_a_single_one(sweep: Sweep) -> None:
+    # Lightning's notices, and its warnings.
+    for notice in ("GLOBAL_RANK", "distributed_backend", "max_steps", "lightning"):
+        assert notice not in sweep.warned
+
+
 def test_a_sweep_of_such_trainings_is_not_replayed_by_its_processes(sweep: Sweep) -> None:
     assert " ".join(sweep.told.split()).count("plan 2 cells: 0 done, 2 to go") == 1
     assert [r["seed"] for r in sweep.results] == [0, 1]
@@ -56,17 +63,22 @@ def test_a_sweep_of_such_trainings_is_not_replayed_by_its_processes(sweep: Sweep
     assert [len(list((run / "wandb").glob("offline-run-*"))) for run in sweep.runs] == [1, 1]
 
 
-def test_a_lost_process_ends_the_training_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_ends_the_training_in_one_line(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     training = (*SMALL_SYNTHETIC, *DDP, "method.steps=100000", "evaluation.pictures=0")
     with started(tmp_path, *training) as process:
         while not list(tmp_path.glob("outputs/runs/*/metrics.csv")) and process.poll() is None:
             time.sleep(0.1)
         children = spawned_by(process.pid)
         assert len(children) == 2
-        os.kill(children[1], signal.SIGKILL)
+        os.kill(children[1], number)
         _, told = process.communicate(timeout=HANG)
     assert process.returncode == 2
-    assert told.splitlines()[-1].startswith("error: trainer.devices: a process of the training")
+    *_, last = told.splitlines()
+    assert last.startswith("error: trainer.devices: a process of the training was lost: process 1")
+    assert number.name in last
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
@@ -34,9 +32,9 @@ from rad_lightning.tracking.guard import Curves
 from rad_lightning.tracking.wandb import log_curves
 from rad_lightning.training.callbacks import KeepBest, SaveLast, StepBar, Threads
 from rad_lightning.training.checkpoint import SealedCheckpoints
+from rad_lightning.training.ranks import SpawnedDDP, ended_when_stopped, silence_lightning
 
 LOG, EARLIER = "metrics.csv", "metrics.earlier.csv"
-ANSWER = 60  # seconds that processes of a training wait for each other
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,14 @@ def run_trainer(
         UserError: one of several processes was lost, or failed.
     """
     launcher = trainer.strategy.launcher
+    stopped: list[str] = []
     try:
-        with nullcontext() if launcher else sigterm_left_to_lightning():
+        with ExitStack() as stack:
+            if launcher:
+                ranks = partial(getattr, launcher, "procs", ())
+                stopped = stack.enter_context(ended_when_stopped(ranks))
+            else:
+                stack.enter_context(sigterm_left_to_lightning())
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
         raise Terminated from None
@@ -116,7 +120,7 @@ def run_trainer(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise (error.__context__ or error) from None
     except ProcessException as error:
-        last = str(error).strip().splitlines()[-1]
+        last = stopped[0] if stopped else str(error).strip().splitlines()[-1]
         raise UserError(f"trainer.devices: a process of the training was lost: {last}") from error
     finally:
         for process in getattr(launcher, "procs", []):
@@ -187,13 +191,6 @@ def spawns(cfg: TrainerConfig) -> bool:
     return several or "spawn" in cfg.strategy
 
 
-def strategy_of(cfg: TrainerConfig) -> str | DDPStrategy:
-    """What Lightning's ``Trainer`` takes; a process that does not answer ends the training."""
-    if not spawns(cfg):
-        return cfg.strategy
-    return DDPStrategy(start_method="spawn", timeout=timedelta(seconds=ANSWER))
-
-
 def build_trainer(
     cfg: TrainerConfig,
     method: MethodConfig,
@@ -210,7 +207,7 @@ def build_trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             num_nodes=cfg.num_nodes,
-            strategy=strategy_of(cfg),
+            strategy=SpawnedDDP() if spawns(cfg) else cfg.strategy,
             precision=cfg.precision,
             max_steps=method.steps,
             gradient_clip_val=method.grad_clip or None,
@@ -230,9 +227,7 @@ def build_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's start-up notices are about its own defaults; errors still come through."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Inside, Lightning tells of errors alone."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning")
+        silence_lightning()
         yield

@@ -23,6 +23,7 @@ from rad_lightning import launchers
 from rad_lightning.common.environ import forget_ranks, variable
 from rad_lightning.common.errors import CellsFailedError, UserError
 from rad_lightning.common.machine import lack
+from rad_lightning.common.names import printed, writable
 from rad_lightning.common.processes import TERMINATED, Terminated, sigterm_raises
 from rad_lightning.config import SCHEMAS, as_written, conf_dir, register_schemas, to_typed
 
@@ -82,15 +83,15 @@ def main(argv: list[str] | None = None) -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printed(one_line(error))}", file=sys.stderr)
         sys.exit(2)
     except CellsFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printed(str(error))}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") or not (line := lack(error)):
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printed(line)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as reason:
         goes_on = split_command(arguments)[0] in RESUMED
@@ -103,6 +104,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def dispatch(arguments: list[str]) -> None:
     """Split off the command, then let Hydra compose its config and call it."""
+    if wrong := [given for given in arguments if not writable(given)]:
+        raise UserError(f"{printed(wrong[0])}: not a text in UTF-8; rename the file or folder")
     command, overrides = split_command(arguments)
     if "-h" in overrides or "--help" in overrides:
         print(HELP.format(groups=choices()), end="")

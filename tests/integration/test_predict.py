@@ -169,6 +169,33 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(
     assert not Path("out/unreadable.csv").exists()  # of an earlier prediction
 
 
+def test_names_of_any_length_and_bytes(
+    cli: Cli, capsys: pytest.CaptureFixture[str], run: Path, photos: Path
+) -> None:
+    source, names = photos / "good" / "0.png", ["l" * 251 + ".png", "m" * 251 + ".png"]
+    for name in [*names, "=1\n<b>.png", os.fsdecode(b"\xff.png")]:
+        shutil.copy(source, Path("photos", "good", name))
+    assert cli("predict", f"checkpoint={run}", "input=photos/good", "output=out") == 0
+    assert "good/\\udcff.png: its name is not UTF-8; rename it" in capsys.readouterr().out
+    found = [Path(r["path"]).name for r in rows_of(Path("out/scores.csv"))]
+    assert len(found) == 9 and {*names, "=1\n<b>.png"} < set(found)
+    drawn = {file.name for file in Path("out/overlays").iterdir()}
+    assert len(drawn) == 9 and {"=1\n<b>.png.jpg", "0.png.jpg"} < drawn
+    assert "good/\\udcff.png" in rows_of(Path("out/unreadable.csv"))[0]["path"]
+    page = Path("out/index.html").read_text()
+    assert page.count('<a href="overlays/') == 9 and "<b>.png" not in page
+
+
+def test_an_overlay_that_cannot_be_written_costs_no_score(
+    cli: Cli, capsys: pytest.CaptureFixture[str], run: Path, photos: Path
+) -> None:
+    Path("out/overlays/bad").mkdir(parents=True)
+    Path("out/overlays/good").touch()
+    assert cli("predict", f"checkpoint={run}", "input=photos", "output=out") == 0
+    assert "note  no overlay of good/0.png: File exists (and 5 more)" in capsys.readouterr().out
+    assert len(rows_of(Path("out/scores.csv"))) == 9
+
+
 def test_none_readable_is_one_line_and_leaves_no_table(
     cli: Cli, capsys: pytest.CaptureFixture[str], run: Path
 ) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
 
+from rad_lightning.data.splits import Roles, read_manifest
 from rad_lightning.training.callbacks import StepBar
 from support import SMALL, SMALL_SYNTHETIC, Cli, only_run, result_of, rows_of
 
@@ -204,3 +206,22 @@ def test_padding_keeps_the_aspect_ratio_and_trains(cli: Cli, photos: Path) -> No
     settings = ("data=folder", f"data.root={photos}", "backbone.weights=untrained", *SMALL)
     assert cli(*settings, "data.fit=pad", "data.test_fraction=0.4") == 0
     assert result_of(only_run())["metrics"]["image_auroc"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+def test_names_of_any_length_and_characters_are_trained_on(cli: Cli, photos: Path) -> None:
+    names = ["l" * 251 + ".png", "=1\n\r$x_1$.png", "'-<b>.png", "写真.png"]
+    root = photos.rename(photos.with_name("c" * 255))
+    for kind in ("good", "bad"):
+        for number, name in enumerate(names):
+            image = np.roll(np.asarray(Image.open(root / kind / "0.png")), 5 + number, 0)
+            Image.fromarray(image).save(root / kind / name)
+    asked = (*SMALL, "evaluation.pictures=1", "evaluation.worst=1", "backbone.weights=untrained")
+    cut = (*asked, "noise=add", "noise.source=synthetic", "noise.ratio=1.0")
+    assert cli("data=folder", f"data.root={root}", *cut) == 0
+    run = only_run()
+    assert len(run.name) == 255 and (run / "overlays_worst.png").is_file()
+    rows = read_manifest(run / "manifest.csv")
+    assert {f"{k}/{n}" for k in ("good", "bad") for n in names} < {row.path for row in rows}
+    assert any(row.role == Roles.INJECTED and names[0] in row.path for row in rows)

@@ -16,6 +16,7 @@ from rad_lightning.audit.page import RankedImage, make_cards, page
 from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, first_of_parts, rank
 from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, of_run, only
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.names import printed
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory, environment
 from rad_lightning.common.threads import limited
@@ -23,6 +24,7 @@ from rad_lightning.config import AuditConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.splits import Roles, read_manifest, write_manifest
 from rad_lightning.features.backbone import HUB, UNTRAINED
+from rad_lightning.training.finish import missed
 from rad_lightning.training.inputs import prepare
 from rad_lightning.training.job import Job, chosen_weights, open_job
 
@@ -151,12 +153,13 @@ def list_lines(
 
 def html_of(job: Job, found: Audited) -> str:
     cfg, table = audit_config(job), found.data.table
-    cards = []
+    cards, missing = [], list[str]()
     if e := found.evidence:
         samples = [table.samples[row] for row in found.rows]
         lines = [found.lines[place] for place in found.shown]
         images = [found.ranking.order[place] for place in found.shown]
-        cards = make_cards(table, samples, lines, images, e, found.grid, cfg.data)
+        with missed("pictures of the suspects", missing):
+            cards = make_cards(table, samples, lines, images, e, found.grid, cfg.data)
     return page(
         f"{table.name}/{table.category}",
         found.ranking,
@@ -167,7 +170,7 @@ def html_of(job: Job, found: Audited) -> str:
         untrained=chosen_weights(cfg) == UNTRAINED,
         ranked_by=f"method={cfg.method.name}",
         asked_count=cfg.count is not None,
-        notes=table.notes,
+        notes=(*table.notes, *missing),
         cleaned=cfg.apply,
         apply_command=apply_command(cfg),
         train_command=train_command(cfg, Path(cfg.apply or "cleaned.csv")),
@@ -222,7 +225,7 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
     for line in found.lines[:PRINTED]:
         truth = " (injected)" if line.injected else ""
         share = f"{100 * line.suspicion:.1f} %"
-        table.add_row(str(line.rank), share, line.verdict, line.path + truth)
+        table.add_row(str(line.rank), share, line.verdict, printed(line.path) + truth)
     progress.console.print(table, markup=False)
     e = ranking.estimate
     progress.say(

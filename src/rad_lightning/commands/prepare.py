@@ -13,6 +13,7 @@ from PIL import Image
 from rich.table import Table
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.names import printed
 from rad_lightning.common.progress import Progress
 from rad_lightning.config import DataConfig, NoiseConfig, PrepareConfig, digest
 from rad_lightning.data.archive import unpack
@@ -154,6 +155,6 @@ def _near(data: Dataset, hashes: Sequence[np.ndarray | None]) -> list[str]:
 def _list(progress: Progress, name: str, lines: Sequence[str]) -> None:
     progress.say(f"{name}: {len(lines) or 'none'}")
     for line in lines[:SHOWN]:
-        progress.say(f"    {line}")
+        progress.say(f"    {printed(line)}")
     if len(lines) > SHOWN:
         progress.say(f"    and {len(lines) - SHOWN} more")

@@ -8,14 +8,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from rad_lightning.common.names import printed
 
 
 class Terminal(Console):
-    """A console whose reader may leave: in ``| head -1``, the work goes on in silence."""
+    """A console whose reader may leave: in ``| head -1``, the work goes on in silence. No text of
+    others (names of files) can move its cursor, change its colours or end it by an error."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(printed, text.split("\n"))), **options)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

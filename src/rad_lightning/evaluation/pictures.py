@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rad_lightning.common.files import atomic, write_bytes
 from rad_lightning.common.histograms import bin_edges, histogram_end
+from rad_lightning.common.names import printed
 from rad_lightning.config import DataConfig, EvaluationConfig, TrainConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.images import load_image, resize_image
@@ -25,6 +27,7 @@ from rad_lightning.evaluation.overlays import blend, colour_range, side_by_side,
 from rad_lightning.evaluation.thresholds import robust_centre
 
 NORMAL_COLOUR, ANOMALY_COLOUR, INK = "#3b75af", "#d1495b", "#22303c"
+CAPTION = 40  # characters of a name: a title does not end at the edge of its figure
 # Curves of a training by name: label and colour.
 PANELS = {
     "nll": ("NLL\n(nats per dimension)", NORMAL_COLOUR),
@@ -52,7 +55,7 @@ def draw(
     samples = data.samples(*Roles.TESTED)
     labels = np.array([s.label for s in samples])
     scores = scored.test.numpy()
-    title = f"{data.table.name}/{data.table.category}: scores of {len(samples)} test images"
+    title = f"{titled(data.table)}: scores of {len(samples)} test images"
     score_histogram(run / "histogram.png", scores, labels, limit, title)
     if not scored.has_maps:
         return
@@ -135,7 +138,18 @@ def _show(
     image = resize_image(pixels, (heat.shape[0], heat.shape[1]))
     verdict = "flagged" if flagged else "passed"
     mask = pixel_mask(table, sample, cfg).numpy()
-    return Shown(f"{sample.defect_type} ({Path(sample.path).name}): {verdict}", image, heat, mask)
+    title = f"{caption(sample.defect_type)} ({caption(Path(sample.path).name)}): {verdict}"
+    return Shown(title, image, heat, mask)
+
+
+def caption(text: str) -> str:
+    """Text of others as a figure can show it: on one line, of ``CAPTION`` characters at most."""
+    text = printed(text)
+    return text if len(text) <= CAPTION else f"{text[: CAPTION // 2]}…{text[-CAPTION // 2 + 1 :]}"
+
+
+def titled(table: SampleTable) -> str:
+    return f"{table.name}/{caption(table.category)}"
 
 
 @dataclass(frozen=True)
@@ -247,6 +261,8 @@ def wide(values: Sequence[float]) -> bool:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic(path) as aside:
+    with atomic(path) as aside, warnings.catch_warnings():
+        # Of names in scripts that the font lacks, which are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         # No software version in the file: equal runs write equal bytes.
         figure.savefig(aside, dpi=110, metadata={"Software": None})

@@ -20,7 +20,7 @@ from rad_lightning.evaluation import curves
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, Scorer, evaluate, score
 from rad_lightning.evaluation.metrics import auroc, check_finite
 from rad_lightning.evaluation.overlays import colour_range
-from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst
+from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst, titled
 from rad_lightning.evaluation.thresholds import reference, threshold
 from rad_lightning.robust.review import Reviewed
 from rad_lightning.training.head import embed
@@ -73,7 +73,7 @@ def pictures(
         are there without it.
     """
     cfg, data, run = prepared.job.cfg, prepared.data, prepared.job.run.path
-    name = f"{data.table.name}/{data.table.category}"
+    name = titled(data.table)
     worst: list[dict[str, Any]] = []
     notes: list[str] = []
     with missed("histogram and overlays", notes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.names import LONGEST, shortened
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig, digest, number_fields
@@ -72,10 +74,12 @@ class Job:
         cfg, table = self.cfg, self.data.table
         key = digest([number_fields(cfg), self.data.identity(), self.backbone.fingerprint()])
         category = re.sub(r"[^\w.+-]+", "_", table.category)
-        parts = [table.name, category, cfg.head.name, cfg.method.name]
+        parts = [cfg.head.name, cfg.method.name]
         if cfg.noise.mode != "none":
             parts.append(cfg.noise.mode + (f"{cfg.noise.ratio:g}" if cfg.noise.ratio else ""))
-        return RunDirectory(Path(cfg.output) / "-".join([*parts, f"seed{cfg.seed}", key]))
+        end = "-".join(["", *parts, f"seed{cfg.seed}", key])
+        room = LONGEST - len(os.fsencode(f"{table.name}-{end}"))
+        return RunDirectory(Path(cfg.output) / f"{table.name}-{shortened(category, room)}{end}")
 
     def facts(self) -> dict[str, Any]:
         """What a table or a dashboard sorts by."""

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,16 @@ def test_folder_without_sides_is_unlabelled(tmp_path: Path, write_image: Write) 
         ("deep/er/b.jpg", -1, "unlabelled", ""),
     ]
     assert table.category == "parts"
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path, write_image: Write) -> None:
+    write_image(tmp_path / "good/a.png")
+    try:
+        write_image(tmp_path / os.fsdecode(b"good/\xff.png"))
+    except OSError:
+        pytest.skip("a file system of UTF-8 alone")
+    with pytest.raises(UserError, match=r"good/\\udcff.png: the name is not UTF-8; rename it"):
+        read_layout("folder", tmp_path)
 
 
 def test_folder_with_its_own_split_and_names(tmp_path: Path, write_image: Write) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.names import printed, writable
 from rad_lightning.data.images import IMAGE_SUFFIXES
 from rad_lightning.data.samples import Sample, SampleTable
 
@@ -130,8 +131,16 @@ def build_table(
     layout: str,
     notes: Iterable[str] = (),
 ) -> SampleTable:
-    """Sort by path and refuse an empty table."""
+    """Sort by path; refuse an empty table, and names that no other file could hold.
+
+    Raises:
+        UserError: no sample, or a name that is not UTF-8.
+    """
     ordered = tuple(sorted(samples, key=lambda sample: sample.path))
     if not ordered:
         raise UserError(f"no image found in {root}; expected {layout}")
+    names = (n for s in ordered for n in (s.category, s.path, s.mask_path or ""))
+    if wrong := [n for n in names if not writable(n)]:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{root / printed(wrong[0])}{more}: the name is not UTF-8; rename it")
     return SampleTable(name, category, root, ordered, tuple(notes))

@@ -11,6 +11,7 @@ import numpy as np
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_bytes, write_text
+from rad_lightning.common.names import shortened
 from rad_lightning.data.images import FULL, ImageArray, load_image
 from rad_lightning.data.synthetic_anomalies.kinds import KINDS, draw_anomaly
 from rad_lightning.data.synthetic_anomalies.pieces import SMALLEST
@@ -56,7 +57,8 @@ def write_synthetic(folder: Path, path: str, source_file: Path, white: int = FUL
     parsed = parse_synthetic(path)
     if parsed is None:
         raise UserError(f"{path!r} is not the path of a made image (made/KIND-SEED/SOURCE.bmp)")
-    file = folder / path
+    # Under a shorter name where the source's own is as long as it can be.
+    file = (folder / path).with_name(shortened(PurePosixPath(path).name))
     if _is_whole(file):
         return file
     kind, seed, _ = parsed

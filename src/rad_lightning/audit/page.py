@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,16 @@ from PIL import Image
 
 from rad_lightning.audit.evidence import Evidence
 from rad_lightning.audit.ranking import Accuracy, Ranking
-from rad_lightning.config import DataConfig
+from rad_lightning.config import DataConfig, digest
 from rad_lightning.data.images import ImageArray, load_image
 from rad_lightning.data.samples import Sample, SampleTable
+from rad_lightning.data.verdicts import HEADER, Review, Verdict
 from rad_lightning.evaluation.evaluate import pixel_map
-from rad_lightning.evaluation.overlays import fitted, jpeg, jpeg_uri, laid_over
+from rad_lightning.evaluation.overlays import fitted, heat_png, jpeg, jpeg_uri, png_uri
 from rad_lightning.pages import render
 
-THUMBNAIL = 240  # pixels on the longer side: about 10 kB
+LARGE = 640  # pixels on the longer side: a photo has about 40 kB
+MAP = 112  # pixels on the longer side of a map, which is smooth: about 4 kB
 LISTED = 5000  # rows of the table on the page; suspects.csv has all
 ROUGH = 0.25  # width of the interval from which the page warns
 
@@ -30,6 +32,7 @@ class RankedImage:
 
     rank: int
     path: str
+    sha256: str
     suspicion: float
     verdict: str
     group: str
@@ -39,12 +42,13 @@ class RankedImage:
 @dataclass(frozen=True)
 class SuspectCard:
     """One suspicious image with the evidence, and how many more of its physical part were ranked.
-    Pictures are ``data:`` URIs, empty without one."""
+    Pictures are ``data:`` URIs, empty without one; ``heat`` is laid over ``picture`` by the page,
+    which shows ``picture`` in three places and holds it once."""
 
     line: RankedImage
     more: int
     picture: str
-    overlay: str
+    heat: str
     twin: str
     twin_path: str
 
@@ -55,10 +59,18 @@ def page(
     lines: Sequence[RankedImage],
     cards: Sequence[SuspectCard],
     found: Accuracy | None,
+    reviews: Iterable[Review] = (),
     **facts: Any,
 ) -> str:
-    """The page as text; equal inputs give equal bytes. ``facts``: ``backbone``, ``untrained``,
-    ``ranked_by``, ``asked_count``, ``notes``, ``cleaned``, ``apply_command``, ``train_command``."""
+    """The page as text; equal inputs give equal bytes.
+
+    Args:
+        reviews: what a person has said before. What they say on the page is kept in the browser,
+            by the ranked images.
+        facts: ``backbone``, ``untrained``, ``ranked_by``, ``asked_count``, ``notes``, ``cleaned``,
+            ``apply_command``, ``train_command``, ``review_command``.
+    """
+    given = [asdict(review) for review in reviews]
     return render(
         "suspects.html.j2",
         title=title,
@@ -67,6 +79,11 @@ def page(
         unlisted=max(0, len(lines) - LISTED),
         cards=cards,
         accuracy=found,
+        given=given,
+        given_key=digest(given),
+        columns=HEADER,
+        images=digest(sorted(line.sha256 for line in lines)),
+        verdicts=tuple(Verdict),
         rough=ranking.estimate.high - ranking.estimate.low > ROUGH,
         parts=any(line.group != line.path for line in lines),
         **facts,
@@ -94,13 +111,10 @@ def make_cards(
     found = []
     for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
         image = small(load_image(table.absolute(samples[i]), white=table.white))
-        overlay = ""
+        heat = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
-            heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
-            # Over grey, so that a red stain does not look like a hot spot of the map.
-            grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-            shown = laid_over(grey, heat.float().numpy(), evidence.low, evidence.high)
-            overlay = jpeg_uri(jpeg(shown))
+            pixels = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
+            heat = heat_uri(pixels.float().numpy(), image.shape[:2], evidence.low, evidence.high)
         other = samples[twin] if twin >= 0 else None
         twin_uri = ""
         if other:
@@ -108,9 +122,17 @@ def make_cards(
             twin_uri = jpeg_uri(jpeg(small(picture)))
         more = alike[samples[i].group] - 1
         twin_path = other.path if other else ""
-        found.append(SuspectCard(line, more, jpeg_uri(jpeg(image)), overlay, twin_uri, twin_path))
+        found.append(SuspectCard(line, more, jpeg_uri(jpeg(image)), heat, twin_uri, twin_path))
     return found
 
 
 def small(image: ImageArray) -> ImageArray:
-    return fitted(image, THUMBNAIL, THUMBNAIL)
+    return fitted(image, LARGE, LARGE)
+
+
+def heat_uri(heat: np.ndarray, shape: tuple[int, ...], low: float, high: float) -> str:
+    """The map in the proportions of an image of ``shape`` (H, W, ...)."""
+    scale = MAP / max(shape[:2])
+    height, width = (max(1, round(scale * side)) for side in shape[:2])
+    resized = Image.fromarray(np.float32(heat)).resize((width, height), Image.Resampling.BILINEAR)
+    return png_uri(heat_png(np.asarray(resized), low, high))

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rad_lightning.audit.evidence import Evidence, find_evidence
 from rad_lightning.audit.page import RankedImage, make_cards, page
-from rad_lightning.audit.ranking import SUSPECT, Accuracy, Ranking, accuracy, first_of_parts, rank
+from rad_lightning.audit.ranking import Accuracy, Ranking, accuracy, first_of_parts, rank
 from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, of_run, only
+from rad_lightning.audit.verdicts import Verdicts, believed, given, left_out
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.names import printed
 from rad_lightning.common.progress import Progress
@@ -46,6 +47,7 @@ class Audited:
     shown: list[int]
     evidence: Evidence | None
     grid: tuple[int, int]
+    verdicts: Verdicts  # a person's
 
 
 def audit(cfg: AuditConfig) -> RunDirectory:
@@ -63,8 +65,10 @@ def audit(cfg: AuditConfig) -> RunDirectory:
     with progress.stage("data"):
         whole = open_job(cfg)
         job = replace(whole, data=only(whole.data, audited_rows(whole.data, cfg.noise)))
+        name = f"{whole.data.table.name}/{whole.data.table.category}"
+        verdicts = given(cfg.verdicts, whole.data.hashes, name)
     with job.run.alone(), limited(cfg.trainer.threads):
-        found = ranking_of(job, progress)
+        found = ranking_of(job, verdicts, progress)
         with progress.stage("pictures"):
             html = html_of(job, found)
         write(job, found, html)
@@ -97,7 +101,7 @@ def checked_target(cfg: AuditConfig) -> Path | None:
     return target
 
 
-def ranking_of(job: Job, progress: Progress) -> Audited:
+def ranking_of(job: Job, verdicts: Verdicts, progress: Progress) -> Audited:
     """Features, ranking and evidence.
 
     Raises:
@@ -111,15 +115,15 @@ def ranking_of(job: Job, progress: Progress) -> Audited:
     trust = images.trust
     assert trust is not None  # AuditConfig.check
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
+    rows = list(images.rows)
     shown, evidence = first_of_parts(ranking, images.groups.tolist())[: cfg.shown], None
     if shown:
         chosen = [ranking.order[place] for place in shown]
-        trusted = ~ranking.suspects()
+        trusted = believed(~ranking.suspects(), [data.hashes[row] for row in rows], verdicts)
         evidence = find_evidence(images.samples, images.groups, trusted, chosen, cfg.seed)
-    rows = list(images.rows)
     lines = list_lines(data, rows, ranking, images.injected)
-    found = accuracy(ranking, images.injected)
-    return Audited(data, rows, ranking, lines, found, shown, evidence, prepared.head.spec.grid)
+    found, grid = accuracy(ranking, images.injected), prepared.head.spec.grid
+    return Audited(data, rows, ranking, lines, found, shown, evidence, grid, verdicts)
 
 
 def enough(data: Dataset) -> None:
@@ -143,11 +147,10 @@ def list_lines(
     """The ranking with names."""
     found = []
     for place, i in enumerate(ranking.order):
-        sample = data.table.samples[rows[i]]
+        sample, sha256 = data.table.samples[rows[i]], data.hashes[rows[i]]
         share, verdict = float(ranking.suspicion[i]), ranking.verdict(place)
-        found.append(
-            RankedImage(place + 1, sample.path, share, verdict, sample.group, bool(injected[i]))
-        )
+        names = (sample.path, sha256, share, verdict, sample.group)
+        found.append(RankedImage(place + 1, *names, bool(injected[i])))
     return found
 
 
@@ -166,6 +169,7 @@ def html_of(job: Job, found: Audited) -> str:
         found.lines,
         cards,
         found.accuracy,
+        found.verdicts.values(),
         backbone=job.backbone.description,
         untrained=chosen_weights(cfg) == UNTRAINED,
         ranked_by=f"method={cfg.method.name}",
@@ -174,6 +178,7 @@ def html_of(job: Job, found: Audited) -> str:
         cleaned=cfg.apply,
         apply_command=apply_command(cfg),
         train_command=train_command(cfg, Path(cfg.apply or "cleaned.csv")),
+        review_command=apply_command(cfg, cfg.verdicts or "verdicts.csv"),
     )
 
 
@@ -210,7 +215,8 @@ def write_cleaned(target: Path, data: Dataset, found: Audited) -> None:
     Raises:
         UserError: nothing would be left to train on, or to test on.
     """
-    suspects = frozenset(line.path for line in found.lines if line.verdict == SUSPECT)
+    lines = ((line.path, line.sha256, line.verdict) for line in found.lines)
+    suspects = left_out(lines, found.verdicts)
     pairs = zip(found.data.table.samples, found.data.roles, strict=True)
     unreadable = frozenset(s.path for s, role in pairs if role == Roles.UNREADABLE)
     write_manifest(target, data.table, cleaned_roles(data, suspects, unreadable), data.hashes)
@@ -251,10 +257,12 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
         progress.say(f"  train then  {train_command(cfg, target)}")
 
 
-def apply_command(cfg: AuditConfig) -> str:
-    """This audit again, writing the cleaned manifest."""
-    kept = [o for o in cfg.asked if key_of(o) != "apply"]
-    return shlex.join(["python", "-m", "rad_lightning", "audit", *kept, "apply=cleaned.csv"])
+def apply_command(cfg: AuditConfig, verdicts: str | None = None) -> str:
+    """This audit again, writing the cleaned manifest; with a person's ``verdicts``, if given."""
+    kept = [o for o in cfg.asked if key_of(o) not in ("apply", "verdicts" if verdicts else "")]
+    said = [f"verdicts={verdicts}"] if verdicts else []
+    command = ["python", "-m", "rad_lightning", "audit", *kept, *said, "apply=cleaned.csv"]
+    return shlex.join(command)
 
 
 def train_command(cfg: AuditConfig, manifest: Path) -> str:

@@ -13,6 +13,8 @@ from torch import Tensor
 from rad_lightning.data.images import ImageArray
 
 THUMBNAIL = 160  # pixels on a side
+OPACITY = 0.65  # of the hottest spot
+LEVELS = 64  # colours of a map that is a picture of its own
 
 
 def colour_range(usual: Tensor, tail: float = 0.999, clear: float = 3.0) -> tuple[float, float]:
@@ -33,7 +35,7 @@ def blend(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.nd
     through. ``low`` and ``high`` are the ends of the colours."""
     level = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)[..., None]
     colour = colormaps["inferno"](level[..., 0])[..., :3]
-    return np.asarray((1 - 0.65 * level) * image / 255 + 0.65 * level * colour)
+    return np.asarray((1 - OPACITY * level) * image / 255 + OPACITY * level * colour)
 
 
 def laid_over(image: ImageArray, heat: np.ndarray, low: float, high: float) -> ImageArray:
@@ -45,6 +47,20 @@ def laid_over(image: ImageArray, heat: np.ndarray, low: float, high: float) -> I
         )
         heat = np.asarray(scaled)
     return np.asarray(255 * blend(image, heat, low, high), dtype=np.uint8)
+
+
+def heat_png(heat: np.ndarray, low: float, high: float) -> bytes:
+    """The map ``(H, W)`` alone, as a PNG that gives ``blend`` when it is laid over an image;
+    clear where nothing is known."""
+    level = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
+    index = np.rint((LEVELS - 1) * np.nan_to_num(level)).astype(np.uint8)
+    steps = np.linspace(0, 1, LEVELS)
+    picture = Image.fromarray(index).convert("P")
+    picture.putpalette(np.rint(255 * colormaps["inferno"](steps)[:, :3]).astype(np.uint8).tobytes())
+    buffer = BytesIO()
+    alpha = np.rint(255 * OPACITY * steps).astype(np.uint8).tobytes()
+    picture.save(buffer, "PNG", transparency=alpha, optimize=True)
+    return buffer.getvalue()
 
 
 def side_by_side(image: ImageArray, heat: np.ndarray, low: float, high: float) -> ImageArray:
@@ -73,3 +89,7 @@ def jpeg(pixels: ImageArray) -> bytes:
 def jpeg_uri(content: bytes) -> str:
     """A JPEG as a ``data:`` URI, for pages that load nothing."""
     return f"data:image/jpeg;base64,{b64encode(content).decode()}"
+
+
+def png_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(content).decode()}"

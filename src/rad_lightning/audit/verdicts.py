@@ -1,0 +1,62 @@
+"""What a person said about images, beside what the ranking says: the person's word counts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rad_lightning.audit.ranking import SUSPECT
+from rad_lightning.common.errors import UserError
+from rad_lightning.data.verdicts import Review, Verdict, read_verdicts
+
+Verdicts = dict[str, Review]  # by the sha256 of the image
+
+
+def given(file: str | None, hashes: Collection[str], name: str) -> Verdicts:
+    """The reviews in ``file``, none without one.
+
+    Args:
+        hashes: sha256 of every image of the data set, also of those that are not ranked: the
+            mislabelled ones of an earlier review are no training images any more.
+        name: of the data set, for messages.
+
+    Raises:
+        UserError: whatever is wrong with the file, or none of its images is in the data set.
+    """
+    if file is None:
+        return {}
+    found = {review.sha256: review for review in read_verdicts(Path(file))}
+    if found and found.keys().isdisjoint(hashes):
+        raise UserError(
+            f"verdicts={file}: none of its {len(found)} images is in {name}; give the verdicts "
+            "about this data set"
+        )
+    return found
+
+
+def believed(trusted: Tensor, hashes: Sequence[str], verdicts: Verdicts) -> Tensor:
+    """The images ``(N,)`` bool to compare others with: ``trusted``, as a person has corrected it.
+    Only good ones where that leaves none."""
+    said = [verdicts[h].verdict if h in verdicts else None for h in hashes]
+    good = torch.tensor([v == Verdict.GOOD for v in said])
+    bad = torch.tensor([v == Verdict.MISLABELLED for v in said])
+    kept = (trusted | good) & ~bad
+    return kept if kept.any() else trusted
+
+
+def left_out(lines: Iterable[tuple[str, str, str]], verdicts: Verdicts) -> frozenset[str]:
+    """The paths to train without: mislabelled by a person's verdict or else suspects.
+
+    Args:
+        lines: path, sha256 and the ranking's verdict of each image.
+    """
+    found = set()
+    for path, sha256, verdict in lines:
+        review = verdicts.get(sha256)
+        said = review.verdict if review else Verdict.UNSURE
+        if said == Verdict.MISLABELLED or (said == Verdict.UNSURE and verdict == SUSPECT):
+            found.add(path)
+    return frozenset(found)

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rad_lightning.audit.ranking import POSSIBLE, SUSPECT, TRUSTED
+from rad_lightning.audit.verdicts import believed, given, left_out
+from rad_lightning.common.errors import UserError
+from rad_lightning.data.verdicts import Review, Verdict, write_verdicts
+
+A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+
+
+def said(**verdicts: str) -> dict[str, Review]:
+    """``said(a="good")``: about the image with the sha256 of that letter."""
+    return {
+        64 * name: Review(name, 64 * name, Verdict(verdict), None, None, "")
+        for name, verdict in verdicts.items()
+    }
+
+
+def test_a_person_decides_and_else_the_ranking_does() -> None:
+    ranked = [("a", A, SUSPECT), ("b", B, SUSPECT), ("c", C, POSSIBLE), ("d", D, TRUSTED)]
+    assert left_out(ranked, {}) == {"a", "b"}
+    assert left_out(ranked, said(a="good", b="unsure", d="mislabelled")) == {"b", "d"}
+    assert left_out(ranked, said(c="unsure", d="good")) == {"a", "b"}
+
+
+def test_others_are_compared_with_what_a_person_calls_good() -> None:
+    trusted, hashes = torch.tensor([False, False, True, True]), [A, B, C, D]
+    assert believed(trusted, hashes, {}).equal(trusted)
+    found = believed(trusted, hashes, said(a="good", b="unsure", d="mislabelled"))
+    assert found.tolist() == [True, False, True, False]
+    # Somebody who calls all of them mislabelled leaves nothing to compare with.
+    none = said(c="mislabelled", d="mislabelled")
+    assert believed(trusted, hashes, none).equal(trusted)
+
+
+def test_verdicts_are_of_this_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "v.csv"
+    write_verdicts(file, said(a="good", b="unsure").values())
+    assert given(None, [A], "t/c") == {}
+    assert given(str(file), [C, B], "t/c") == said(a="good", b="unsure")
+    with pytest.raises(UserError, match="none of its 2 images is in t/c"):
+        given(str(file), [C, D], "t/c")
+    write_verdicts(file, [])
+    assert given(str(file), [C], "t/c") == {}

@@ -1,6 +1,6 @@
 """PatchCore, PaDiM, FastFlow and CFLOW of anomalib on the training sets of our methods.
 
-    pip install 'rad-lightning[bench]'
+    pip install 'rad-lightning[bench]'          # or all of it: make peers DATA='data=mvtec ...'
     python benchmarks/peers.py data=mvtec data.root=DIR data.category=bottle,pill \\
         backbone.weights=FILE peer=padim,patchcore noise.ratio=0,0.3 seed=0,1,2
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rad_lightning
 SWEEP ?= outputs/noise_sweep
 
-.PHONY: help setup demo test test-fast lint sweep report wandb-sync kill faults bench clean
+.PHONY: help setup demo test test-fast lint sweep report wandb-sync kill faults bench peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	@echo "installing anomalib ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
 setup: $(VENV)/.dev ## install the package, the tests' and the linters' tools into .venv
@@ -59,6 +64,9 @@ bench: $(VENV)/.dev ## the pipeline against its limits, meta-steps, ONNX, and wh
 	$(BIN)/python benchmarks/meta.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/busy.py
+
+peers: $(VENV)/.bench ## PatchCore, PaDiM, FastFlow and CFLOW on our training sets: DATA='data=mvtec data.root=DIR'
+	$(BIN)/python benchmarks/peers.py $(DATA)
 
 clean: ## remove runs, caches and the environment
 	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -53,7 +53,7 @@ def test_every_experiment_composes(name: str) -> None:
 
 def test_every_data_set_is_read_with_the_same_settings() -> None:
     usual = composed()
-    for name in ("csv", "folder", "ksdd", "ksdd2", "mtd", "mvtec"):
+    for name in ("btad", "csv", "folder", "ksdd", "ksdd2", "mtd", "mvtec", "visa"):
         found = composed(f"data={name}")
         assert (found.backbone, found.head) == (usual.backbone, usual.head), name
 

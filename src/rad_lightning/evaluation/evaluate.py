@@ -121,27 +121,44 @@ def evaluate(
     metrics, reasons = image_metrics(scored.test[known], labels[known], limit)
     notes += reasons
     if cfg.pixel and scored.has_maps:
-        usable = [
-            s.label == NORMAL or (k and s.mask_path) for s, k in zip(samples, known, strict=True)
-        ]
-        if without := int(known.sum()) - sum(map(bool, usable)):
-            notes.append(f"{without} test images have no mask: left out of the pixel metrics")
-        if any(s.label != NORMAL and u for s, u in zip(samples, usable, strict=True)):
-            used = [i for i, u in enumerate(usable) if u]
-            maps = OnDemand(
-                lambda i: pixel_map(data.table, samples[i], scored.test_positions[i], geometry),
-                used,
-            )
-            masks = OnDemand(lambda i: pixel_mask(data.table, samples[i], geometry), used)
-            found, reasons = pixel_metrics(maps, masks)
-            metrics |= found
-            notes += reasons
+        found, reasons = evaluate_maps(
+            data,
+            lambda i: pixel_map(data.table, samples[i], scored.test_positions[i], geometry),
+            geometry,
+        )
+        metrics |= found
+        notes += reasons
     trained = [data.table.samples[row] for row in scored.train_rows]
     if 0 < (injected := torch.tensor([s.label == ANOMALOUS for s in trained])).sum() < len(trained):
         # How well the training scores alone would find what was injected.
         metrics["train_suspect_auroc"] = auroc(scored.train.double(), injected.long())
     kinds = [s.defect_type for s in samples]
     return Evaluation(metrics, per_defect_auroc(scored.test, labels, kinds), notes)
+
+
+def evaluate_maps(
+    data: Dataset, map_of: Callable[[int], Tensor], geometry: DataConfig
+) -> tuple[Metrics, list[str]]:
+    """Pixel metrics of the labelled test images that have a mask or need none, with notes.
+
+    Args:
+        map_of: number of a test image -> its anomaly map ``(H, W)`` on the pixels of its box.
+
+    Raises:
+        UserError: a mask of another size than its image.
+        NotFiniteError: a map holds NaN or infinity.
+    """
+    samples = data.samples(*Roles.TESTED)
+    known = [i for i, s in enumerate(samples) if s.label != UNLABELLED]
+    used = [i for i in known if samples[i].label == NORMAL or samples[i].mask_path]
+    notes = []
+    if without := len(known) - len(used):
+        notes.append(f"{without} test images have no mask: left out of the pixel metrics")
+    if all(samples[i].label == NORMAL for i in used):
+        return {}, notes
+    masks = OnDemand(lambda i: pixel_mask(data.table, samples[i], geometry), used)
+    found, reasons = pixel_metrics(OnDemand(map_of, used), masks)
+    return found, notes + reasons
 
 
 def pixel_map(table: SampleTable, sample: Sample, positions: Tensor, cfg: DataConfig) -> Tensor:

@@ -7,11 +7,13 @@ import pytest
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts import LAYOUTS, read_layout
+from rad_lightning.data.layouts.btad import read_btad
 from rad_lightning.data.layouts.folder import read_folder
 from rad_lightning.data.layouts.kolektor import read_ksdd, read_ksdd2
 from rad_lightning.data.layouts.mtd import derive_tiles, read_mtd, read_tiles
 from rad_lightning.data.layouts.mvtec import MVTEC_CATEGORIES, read_mvtec
 from rad_lightning.data.layouts.table_csv import read_csv
+from rad_lightning.data.layouts.visa import read_visa
 from rad_lightning.data.samples import SampleTable
 from rad_lightning.data.splits import Roles, split_table
 
@@ -33,8 +35,8 @@ def check_contract(table: SampleTable) -> None:
 
 
 def test_registry_names_what_it_accepts(tmp_path: Path) -> None:
-    assert set(LAYOUTS) == {"mvtec", "ksdd2", "ksdd", "mtd", "folder", "csv"}
-    with pytest.raises(UserError, match=r"layout 'coco' is not known: choose one of csv, folder"):
+    assert set(LAYOUTS) == {"mvtec", "visa", "btad", "ksdd2", "ksdd", "mtd", "folder", "csv"}
+    with pytest.raises(UserError, match=r"layout 'coco' is not known: choose one of btad, csv"):
         read_layout("coco", tmp_path)
     with pytest.raises(
         UserError, match=r"no option 'normal': choose one of normal_dir, abnormal_dir"
@@ -42,7 +44,7 @@ def test_registry_names_what_it_accepts(tmp_path: Path) -> None:
         read_layout("folder", tmp_path, normal="good")
 
 
-@pytest.mark.parametrize("layout", ["mvtec", "ksdd2", "ksdd", "mtd", "folder"])
+@pytest.mark.parametrize("layout", ["mvtec", "visa", "btad", "ksdd2", "ksdd", "mtd", "folder"])
 def test_missing_and_empty_roots_say_what_was_expected(tmp_path: Path, layout: str) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist; expected .*<root>"):
         read_layout(layout, tmp_path / "nowhere")
@@ -102,6 +104,92 @@ def test_mvtec_categories(mvtec: Path) -> None:
         read_mvtec(mvtec, "botle")
     with pytest.raises(UserError, match=r"no category given in .*: choose one of bottle, widget$"):
         read_mvtec(mvtec)
+
+
+# ---- BTAD
+
+
+def test_btad(tmp_path: Path, write_image: Write) -> None:
+    for path in ("train/ok/0000.bmp", "test/ok/0001.bmp", "test/ko/0002.bmp", "test/ko/0003.bmp"):
+        write_image(tmp_path / "01" / path)
+    write_image(tmp_path / "01/ground_truth/ko/0002.png", mask=True, marked=True)
+    write_image(tmp_path / "03/train/ok/0000.bmp")
+    table = read_btad(tmp_path, "01")
+    check_contract(table)
+    assert table.name == "btad"
+    assert rows(table) == [
+        ("01/test/ko/0002.bmp", 1, "ko", "test"),
+        ("01/test/ko/0003.bmp", 1, "ko", "test"),
+        ("01/test/ok/0001.bmp", 0, "good", "test"),
+        ("01/train/ok/0000.bmp", 0, "good", "train"),
+    ]
+    assert [s.mask_path for s in table.samples[:2]] == ["01/ground_truth/ko/0002.png", None]
+    assert read_btad(tmp_path / "01").samples == table.samples
+    with pytest.raises(UserError, match=r"no category given in .*: choose one of 01, 03$"):
+        read_btad(tmp_path)
+    find = LAYOUTS["btad"].categories
+    assert find is not None and find(tmp_path) == ["01", "03"]
+
+
+# ---- VisA
+
+
+@pytest.fixture
+def visa(tmp_path: Path, write_image: Write) -> Path:
+    lines = ["object,split,label,image,mask"]
+    for split, number in (("train", 1), ("train", 2), ("test", 3)):
+        path = f"candle/Data/Images/Normal/000{number}.JPG"
+        write_image(tmp_path / path)
+        lines.append(f"candle,{split},normal,{path},")
+    for number in (1, 2):
+        path = f"candle/Data/Images/Anomaly/00{number}.JPG"
+        mask = f"candle/Data/Masks/Anomaly/00{number}.png"
+        write_image(tmp_path / path)
+        write_image(tmp_path / mask, mask=True, marked=True)
+        lines.append(f"candle,test,anomaly,{path},{mask}")
+    write_image(tmp_path / "pcb1/Data/Images/Normal/0000.JPG")
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_visa(visa: Path) -> None:
+    folder = "candle/Data/Images/Anomaly"
+    (visa / "candle/image_anno.csv").write_text(
+        f'image,label,mask\n{folder}/001.JPG,"wax missing, stain",\n{folder}/002.JPG,stain,\n'
+    )
+    table = read_visa(visa, "candle")
+    check_contract(table)
+    assert rows(table) == [
+        ("candle/Data/Images/Anomaly/001.JPG", 1, "wax missing + stain", "test"),
+        ("candle/Data/Images/Anomaly/002.JPG", 1, "stain", "test"),
+        ("candle/Data/Images/Normal/0001.JPG", 0, "good", "train"),
+        ("candle/Data/Images/Normal/0002.JPG", 0, "good", "train"),
+        ("candle/Data/Images/Normal/0003.JPG", 0, "good", "test"),
+    ]
+    assert table.samples[1].mask_path == "candle/Data/Masks/Anomaly/002.png"
+    assert table.notes == ()
+    find = LAYOUTS["visa"].categories
+    assert find is not None and find(visa) == ["candle", "pcb1"]
+
+
+def test_visa_without_its_tables_has_no_split_and_one_kind_of_defect(visa: Path) -> None:
+    (visa / "split_csv/1cls.csv").unlink()
+    table = read_visa(visa, "candle")
+    check_contract(table)
+    assert {(s.split, s.defect_type) for s in table.samples} == {("", "good"), ("", "defect")}
+    assert table.notes == ("no split_csv/1cls.csv: the images have no published split",)
+
+
+def test_visa_needs_a_table_that_knows_every_image(visa: Path) -> None:
+    with pytest.raises(UserError, match=r"1cls\.csv has no row .* for pcb1/Data/.*/0000\.JPG$"):
+        read_visa(visa, "pcb1")
+    (visa / "split_csv/1cls.csv").write_text("object,image\n")
+    with pytest.raises(UserError, match=r"expected the columns image,split, found object,image$"):
+        read_visa(visa, "candle")
+    (visa / "split_csv/1cls.csv").write_bytes(b"image,split\n\xff\xfe,train\n")
+    with pytest.raises(UserError, match=r"1cls\.csv: not a CSV file in UTF-8"):
+        read_visa(visa, "candle")
 
 
 # ---- KolektorSDD

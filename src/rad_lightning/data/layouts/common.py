@@ -40,6 +40,22 @@ def require_category(name: str, category: str | None) -> str:
     return name
 
 
+def choose_category(root: Path, category: str | None, there: list[str], layout: str) -> str:
+    """``category``, or the only one that is ``there``.
+
+    Raises:
+        UserError: no such category, none at all, or a choice that is open.
+    """
+    if not there:
+        raise UserError(f"no category found in {root}; expected {layout}")
+    if category is None and len(there) == 1:
+        return there[0]
+    if category not in there:
+        problem = "no category given" if category is None else f"category {category!r} not found"
+        raise UserError(f"{problem} in {root}: choose one of {', '.join(there)}")
+    return category
+
+
 def folders(root: Path) -> list[Path]:
     """Visible sub-folders, sorted by name, without those that storage systems add."""
     return sorted(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rad_lightning.common.errors import UserError
 from rad_lightning.data.layouts.common import (
     build_table,
+    choose_category,
     folders,
     images_below,
     mask_index,
@@ -40,13 +40,9 @@ LAYOUT = (
 )
 
 
-def _is_category(folder: Path) -> bool:
-    return (folder / "train" / GOOD).is_dir()
-
-
-def list_categories(root: Path) -> list[str]:
+def list_categories(root: Path, good: str = GOOD) -> list[str]:
     """The names of the categories below ``root``, sorted; none if it is one itself or absent."""
-    return [f.name for f in folders(root) if _is_category(f)] if root.is_dir() else []
+    return [f.name for f in folders(root) if _is_category(f, good)] if root.is_dir() else []
 
 
 @layout("mvtec", categories=list_categories)
@@ -58,38 +54,36 @@ def read_mvtec(root: Path, category: str | None = None) -> SampleTable:
     Raises:
         UserError: missing root or category, no image, or a choice between categories is open.
     """
-    require_root(root, LAYOUT)
-    if _is_category(root) and category in (None, root.resolve().name):
+    return read_tree("mvtec", root, category, GOOD, LAYOUT)
+
+
+def read_tree(name: str, root: Path, category: str | None, good: str, expected: str) -> SampleTable:
+    """What ``read_mvtec`` reads, for a data set whose folders of normal images are called ``good``
+    and whose layout is ``expected``."""
+    require_root(root, expected)
+    if _is_category(root, good) and category in (None, root.resolve().name):
         root, category = root.resolve().parent, root.resolve().name
     else:
-        category = _choose(root, category)
+        category = choose_category(root, category, list_categories(root, good), expected)
     masks = mask_index(root / category / "ground_truth")
     samples = [
-        _sample(root, category, image, masks)
+        _sample(root, category, image, masks, good)
         for split in ("train", "test")
         for image in _images(root / category / split)
     ]
     refuse_shared_masks(root, samples)
     return build_table(
-        "mvtec",
+        name,
         category,
         root,
         samples,
-        layout=LAYOUT,
+        layout=expected,
         notes=missing_mask_note(samples),
     )
 
 
-def _choose(root: Path, category: str | None) -> str:
-    there = list_categories(root)
-    if not there:
-        raise UserError(f"no category found in {root}; expected {LAYOUT}")
-    if category is None and len(there) == 1:
-        return there[0]
-    if category not in there:
-        problem = "no category given" if category is None else f"category {category!r} not found"
-        raise UserError(f"{problem} in {root}: choose one of {', '.join(there)}")
-    return category
+def _is_category(folder: Path, good: str) -> bool:
+    return (folder / "train" / good).is_dir()
 
 
 def _images(split: Path) -> list[Path]:
@@ -97,16 +91,16 @@ def _images(split: Path) -> list[Path]:
     return [image for kind in kinds for image in images_below(kind)]
 
 
-def _sample(root: Path, category: str, image: Path, masks: dict[str, Path]) -> Sample:
+def _sample(root: Path, category: str, image: Path, masks: dict[str, Path], good: str) -> Sample:
     path = image.relative_to(root).as_posix()
     split, defect_type, *_ = image.relative_to(root / category).parts
-    normal = defect_type == GOOD
+    normal = defect_type == good
     below = image.relative_to(root / category / split).with_suffix("").as_posix()
     mask = None if normal else masks.get(below)
     return Sample(
         path=path,
         label=NORMAL if normal else ANOMALOUS,
-        defect_type=defect_type,
+        defect_type=GOOD if normal else defect_type,
         group=path,
         category=category,
         split=split,

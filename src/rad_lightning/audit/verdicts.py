@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rad_lightning.audit.ranking import SUSPECT
-from rad_lightning.common.errors import UserError
 from rad_lightning.data.verdicts import Review, Verdict, read_verdicts
 
 Verdicts = dict[str, Review]  # by the sha256 of the image
 
 
-def given(file: str | None, hashes: Collection[str], name: str) -> Verdicts:
-    """The reviews in ``file``, none without one.
-
-    Args:
-        hashes: sha256 of every image of the data set, also of those that are not ranked: the
-            mislabelled ones of an earlier review are no training images any more.
-        name: of the data set, for messages.
-
-    Raises:
-        UserError: whatever is wrong with the file, or none of its images is in the data set.
-    """
-    if file is None:
-        return {}
-    found = {review.sha256: review for review in read_verdicts(Path(file))}
-    if found and found.keys().isdisjoint(hashes):
-        raise UserError(
-            f"verdicts={file}: none of its {len(found)} images is in {name}; give the verdicts "
-            "about this data set"
-        )
-    return found
+def given(file: str | None) -> Verdicts:
+    """The reviews in ``file``, none without one; ``UserError`` where it cannot be read."""
+    return {r.sha256: r for r in read_verdicts(Path(file))} if file else {}
 
 
 def believed(trusted: Tensor, hashes: Sequence[str], verdicts: Verdicts) -> Tensor:

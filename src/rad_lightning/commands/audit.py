@@ -24,7 +24,9 @@ from rad_lightning.common.threads import limited
 from rad_lightning.config import AuditConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.splits import Roles, read_manifest, write_manifest
+from rad_lightning.data.verdicts import Verdict
 from rad_lightning.features.backbone import HUB, UNTRAINED
+from rad_lightning.robust.review import Reviewed, advice
 from rad_lightning.training.finish import missed
 from rad_lightning.training.inputs import prepare
 from rad_lightning.training.job import Job, chosen_weights, open_job
@@ -48,6 +50,7 @@ class Audited:
     evidence: Evidence | None
     grid: tuple[int, int]
     verdicts: Verdicts  # a person's
+    advice: str | None  # whether to judge more images
 
 
 def audit(cfg: AuditConfig) -> RunDirectory:
@@ -65,8 +68,7 @@ def audit(cfg: AuditConfig) -> RunDirectory:
     with progress.stage("data"):
         whole = open_job(cfg)
         job = replace(whole, data=only(whole.data, audited_rows(whole.data, cfg.noise)))
-        name = f"{whole.data.table.name}/{whole.data.table.category}"
-        verdicts = given(cfg.verdicts, whole.data.hashes, name)
+        verdicts = given(cfg.verdicts)
     with job.run.alone(), limited(cfg.trainer.threads):
         found = ranking_of(job, verdicts, progress)
         with progress.stage("pictures"):
@@ -116,14 +118,19 @@ def ranking_of(job: Job, verdicts: Verdicts, progress: Progress) -> Audited:
     assert trust is not None  # AuditConfig.check
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
     rows = list(images.rows)
-    shown, evidence = first_of_parts(ranking, images.groups.tolist())[: cfg.shown], None
+    places = first_of_parts(ranking, images.groups.tolist())
+    judged = [p for p in places if images.reviewed[ranking.order[p]] != Reviewed.NO]
+    open_ones = [p for p in places if p not in set(judged)]
+    # What is still to be judged comes first.
+    shown, evidence = [*open_ones[: cfg.shown], *(judged if cfg.shown else [])], None
     if shown:
         chosen = [ranking.order[place] for place in shown]
         trusted = believed(~ranking.suspects(), [data.hashes[row] for row in rows], verdicts)
         evidence = find_evidence(images.samples, images.groups, trusted, chosen, cfg.seed)
     lines = list_lines(data, rows, ranking, images.injected)
     found, grid = accuracy(ranking, images.injected), prepared.head.spec.grid
-    return Audited(data, rows, ranking, lines, found, shown, evidence, grid, verdicts)
+    next_ones = advice(trust.suspicion, images.reviewed)
+    return Audited(data, rows, ranking, lines, found, shown, evidence, grid, verdicts, next_ones)
 
 
 def enough(data: Dataset) -> None:
@@ -216,10 +223,14 @@ def write_cleaned(target: Path, data: Dataset, found: Audited) -> None:
         UserError: nothing would be left to train on, or to test on.
     """
     lines = ((line.path, line.sha256, line.verdict) for line in found.lines)
-    suspects = left_out(lines, found.verdicts)
+    rows = range(len(data.roles))
+    # These stay, as what a training must learn to reject.
+    known = {data.table.samples[i].path for i in rows if data.verdict(i) == Verdict.MISLABELLED}
+    suspects = left_out(lines, found.verdicts) - known
     pairs = zip(found.data.table.samples, found.data.roles, strict=True)
     unreadable = frozenset(s.path for s, role in pairs if role == Roles.UNREADABLE)
-    write_manifest(target, data.table, cleaned_roles(data, suspects, unreadable), data.hashes)
+    roles = cleaned_roles(data, suspects, unreadable)
+    write_manifest(target, data.table, roles, data.hashes, data.reviews)
 
 
 def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> None:
@@ -240,6 +251,8 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
     )
     why = "as requested" if cfg.count is not None else "as estimated; count=K sets another cut"
     progress.say(f"    suspects  {ranking.count} images, {why}")
+    if found.advice:
+        progress.say(f"    verdicts  {found.advice}")
     if a := found.accuracy:
         at = ", ".join(
             f"{100 * value:.1f} % at {k}{' (the true number)' if k == a.true else ''}"

@@ -132,7 +132,6 @@ class AuditConfig(TrainConfig):
 
     run: str | None = setting(None, numbers=False)  # a training run's folder
     apply: str | None = setting(None, numbers=False)  # the cleaned manifest to write
-    verdicts: str | None = setting(None, numbers=False)  # a person's, as the page has saved them
     count: int | None = setting(None, low=0, numbers=False)  # suspects; None: as estimated
     shown: int = setting(24, low=0, high=200, numbers=False)  # images on the page
     # What the user typed: it tells a setting that contradicts the run's from a default.

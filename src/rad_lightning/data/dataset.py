@@ -262,8 +262,7 @@ def _role_of(row: ManifestRow) -> str:
 
 def with_verdicts(data: Dataset, file: Path) -> Dataset:
     """``data`` with the verdicts in ``file``, which replace what a manifest says of the same
-    images. Those about images that are not trained on are not used, with a note: a test image must
-    not become a training image.
+    images; those that leave it open count as none.
 
     Raises:
         UserError: ``file`` cannot be read, or names an image that is not in the data set.
@@ -276,15 +275,16 @@ def with_verdicts(data: Dataset, file: Path) -> Dataset:
                 f"{file}: {review.path or 'an image'} is not in {data.table.root}: no image there "
                 f"has the sha256 {review.sha256[:12]}...; remove the line"
             )
-    pairs = zip(data.hashes, data.roles, strict=True)
-    trained = {sha256 for sha256, role in pairs if role in Roles.REVIEWABLE}
-    used = {r.sha256: r.verdict for r in reviews if r.sha256 in trained}
-    known = {k: v for k, v in ({**data.reviews} | used).items() if v != Verdict.UNSURE}
-    table, unused = data.table, len(reviews) - len(used)
-    if unused:
-        note = f"{unused} verdicts are about images that are not trained on: not used"
-        table = replace(table, notes=(*table.notes, note))
-    return replace(data, table=table, reviews=known)
+    found = {**data.reviews, **{review.sha256: review.verdict for review in reviews}}
+    return replace(data, reviews={k: v for k, v in found.items() if v != Verdict.UNSURE})
+
+
+def unused_verdicts(data: Dataset) -> list[str]:
+    """A note where a person has judged images that are not trained on: they are not used, since a
+    test image must not become a training image."""
+    used = {data.hashes[i] for i in range(len(data.roles)) if data.verdict(i)}
+    unused = len(data.reviews) - len(used)
+    return [f"{unused} verdicts are about images not trained on: not used"] if unused else []
 
 
 def _as_recorded(row: ManifestRow, known: dict[str, Sample]) -> Sample:

@@ -118,8 +118,8 @@ class Part:
 
     ``build``: a selection's is ``(method, head, samples, groups, injected, seed, tick, reviewed) ->
     Trust``, an objective's ``(method, head, training, seed) -> (module, batches)`` or, without a
-    ``flow``, ``-> detector``, a penalty's ``(method) -> nn.Module`` with ``step`` and ``inner`` as in
-    ``methods.penalty.Penalty``. ``head`` has its whitening fitted and its flow untrained.
+    ``flow``, ``-> detector``; a penalty's ``(method) -> nn.Module`` with ``step`` and ``inner`` as
+    in ``methods.penalty.Penalty``. ``head`` has its whitening fitted and its flow untrained.
 
     ``ticks``: how often a selection calls ``tick``; ``cost``: of a selection, or of a step of an
     objective, in steps of maximum likelihood.

@@ -20,6 +20,7 @@ class Reviewed(IntEnum):
 
 
 LAST = 10  # judged images that say how the next ones are
+ENOUGH = 8  # good ones in a row, after which hardly any mislabelled one is left to find
 
 
 def most(found: int, of: int) -> float:
@@ -29,11 +30,11 @@ def most(found: int, of: int) -> float:
     return float(binomtest(found, of).proportion_ci(method="wilson").high)
 
 
-def last_judged(suspicion: Tensor, reviewed: Tensor) -> tuple[int, int]:
-    """Of the ``LAST`` judged images along the falling ``suspicion`` ``(N,)``: how many are
+def last_judged(suspicion: Tensor, reviewed: Tensor, last: int = LAST) -> tuple[int, int]:
+    """Of the ``last`` judged images along the falling ``suspicion`` ``(N,)``: how many are
     mislabelled, and how many there are."""
     order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
-    judged = reviewed[order][reviewed[order] != Reviewed.NO][-LAST:]
+    judged = reviewed[order][reviewed[order] != Reviewed.NO][-last:]
     return int((judged == Reviewed.MISLABELLED).sum()), len(judged)
 
 
@@ -42,6 +43,19 @@ def precision(suspicion: Tensor, reviewed: Tensor) -> float:
     where nobody judged, and the ranking is all there is."""
     found, of = last_judged(suspicion, reviewed)
     return (found + 0.5) / (of + 1) if of else 1.0
+
+
+def advice(suspicion: Tensor, reviewed: Tensor) -> str | None:
+    """Whether to judge more images, in a sentence; ``None`` where nobody has begun."""
+    found, of = last_judged(suspicion, reviewed, ENOUGH)
+    left = int((reviewed == Reviewed.NO).sum())
+    if not of:
+        return None
+    if not left:
+        return "all images are judged"
+    if of == ENOUGH and not found:
+        return f"the last {of} judged images are all good: stop here"
+    return f"{found} of the last {of} judged images are mislabelled: judge the next {min(10, left)}"
 
 
 def counted(

@@ -15,6 +15,7 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.methods.exposure import outlier_share
 from rad_lightning.methods.registry import SELECTION, Trust, part
 from rad_lightning.robust.contamination import (
+    TAIL,
     Contamination,
     beyond,
     contamination,
@@ -34,6 +35,9 @@ from rad_lightning.robust.trusted import (
 
 FENCE = 1.5  # of a box plot, in interquartile ranges
 MOST = 0.9  # share of the images that may be suspects
+LEAST = 1e-3  # of a doubted image's weight, in a further round: a fold may hold nothing else
+HALF = 0.5  # from this doubt on, an image is a suspect
+CONTAMINATED = 0.15  # share beyond the fence that no clean data set has
 
 
 def trust_cost(method: MethodConfig) -> float:
@@ -78,24 +82,29 @@ def find_trust(
     if len(samples) < 2:
         raise UserError(f"method={method.name}: a ranking needs two images, there is one")
     known = torch.zeros(len(samples), dtype=torch.long) if reviewed is None else reviewed
-    usable = known != Reviewed.MISLABELLED
-    base = (part_weights(groups) if cfg.by_part else torch.ones(len(samples))) * usable
-    base = base[:, None, None].expand(samples.shape[:3])
-    try:
-        scores = sample_scores(method, head, samples, groups, base, seed, generator, tick)
-    except ValueError as error:  # too few images for folds or memories
-        raise UserError(f"method={method.name}: {error}") from error
-    alone = torch.stack([image_suspicion(head, s) for s in scores])
-    ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+    base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
+    base, usable = base * (known != Reviewed.MISLABELLED), known != Reviewed.MISLABELLED
+    kept = base
+    for _ in range(rounds(cfg)):
+        try:
+            weights = kept[:, None, None].expand(samples.shape[:3])
+            scores = sample_scores(method, head, samples, groups, weights, seed, generator, tick)
+        except ValueError as error:  # too few images for folds or memories
+            raise UserError(f"method={method.name}: {error}") from error
+        alone = torch.stack([image_suspicion(head, s) for s in scores])
+        ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+        above = torch.stack([deviations(values, usable) for values in ranked]).mean(0)
+        doubt = beyond(above, cfg.fence).float() * (known != Reviewed.GOOD)
+        kept, usable = base * (1 - doubt).clamp(min=LEAST), usable & (doubt < HALF)
     suspicion, odd = ranks(ranks(ranked).mean(0)), within_image(scores)
-    above = torch.stack([deviations(scores, usable) for scores in ranked]).mean(0)
-    doubt = beyond(above, cfg.fence).float()
     found = contamination(above, groups, cfg.fence, generator)
     estimate = counted(found, doubt, suspicion, known)
     if cfg.use == "fence":
-        doubt = doubt * precision(suspicion, known) * (known != Reviewed.GOOD)
-        weights = base * (1 - doubt)[:, None, None]
-        return Trust(suspicion, doubt > 0.5, weights, None, estimate, estimate.value, 0.0, odd)
+        fence = fence_at(float(doubt.mean()), cfg.fence, cfg.clean_fence)
+        doubt = beyond(above, fence).float() * (known != Reviewed.GOOD)
+        doubt = doubt * precision(suspicion, known)
+        weights = (base * (1 - doubt))[:, None, None].expand(samples.shape[:3])
+        return Trust(suspicion, doubt > HALF, weights, None, estimate, estimate.value, 0.0, odd)
     assumed = assumed_rate(cfg, estimate, injected)
     strength = 1.0 if cfg.known else min(1.0, max(0.0, assumed / cfg.floor - 1))
     of_part = parts(groups) if cfg.by_part else torch.arange(len(groups))
@@ -103,8 +112,16 @@ def find_trust(
     suspects = injected if told else choose(cfg, ranked[0], suspicion, of_part, assumed)
     suspects = suspects & (known != Reviewed.GOOD)
     outliers = oddest(odd, outlier_share(cfg, head.spec))
+    base = base[:, None, None].expand(samples.shape[:3])
     weights, exposed = believe(cfg, base, suspicion, suspects, outliers, assumed, strength)
     return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength, odd)
+
+
+def fence_at(share: float, fence: float, clean: float) -> float:
+    """The fence for a set of which ``share`` lies beyond ``fence``: ``clean`` up to the usual
+    ``TAIL`` of clean sets, ``fence`` from ``CONTAMINATED`` on, linearly between."""
+    dirty = min(max((share - TAIL) / (CONTAMINATED - TAIL), 0.0), 1.0)
+    return fence + (1 - dirty) * (max(clean, fence) - fence)
 
 
 def believe(
@@ -140,7 +157,12 @@ def probability(suspicion: Tensor, rate: float, temperature: float) -> Tensor:
 def trust_steps(cfg: TrustConfig) -> int:
     """Gradient steps that ``find_trust`` takes."""
     trained = cfg.source in ("out_of_fold", "both", "in_sample")
-    return cfg.steps if trained else 0
+    return cfg.steps * rounds(cfg) if trained else 0
+
+
+def rounds(cfg: TrustConfig) -> int:
+    """How often the images are scored; memories would give the same again."""
+    return 1 if cfg.source == "memories" else cfg.rounds
 
 
 def sample_scores(

@@ -10,6 +10,8 @@ measure by itself. What differs from anomalib, and why:
   ``cflow.layers=[2,3,4]`` where it does not;
 * CFLOW's maps are scaled by the largest likelihood of the training images. anomalib takes the
   largest of each test batch, so that an image's score depends on which images stand beside it;
+* with ``data.fit=pad``, the mirrored border counts in the score of an image, as in anomalib, where
+  our methods leave it out;
 * the epochs of FastFlow and CFLOW are fixed and the last one counts; they are few, for CPUs.
 """
 

@@ -10,11 +10,12 @@ Settings are those of ``python -m rad_lightning``, each with the values of a swe
 ``logger=csv``, ``output=outputs/peers``, every peer.
 
 Same images, noise manifests, input size, normalisation, backbone weights and threads
-(``trainer.threads``) as our methods; the last epoch, no test label in any choice. Each cell leaves
-a run folder with ``result.json``, ``scores.csv`` and ``manifest.csv``: ``python -m rad_lightning
-report sweep=DIR`` tabulates peers, beside our methods where those write into the same folder with
-the same settings. A finished cell is never run again. What each has cost (CPU seconds of fitting
-and of scoring an image, peak memory) stands in ``result.json`` and in the table printed at the end.
+(``trainer.threads``) as our methods; the last epoch, no test label in any choice; on the CPU. Each
+cell leaves a run folder with ``result.json``, ``scores.csv`` and ``manifest.csv``:
+``python -m rad_lightning report sweep=DIR`` tabulates peers, beside our methods where those write
+into the same folder with the same settings. A finished cell is never run again. What each has cost
+(CPU seconds of fitting and of scoring an image, peak memory of the process) stands in
+``result.json`` and in the table printed at the end.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from peer_models import PEERS, check_installed
 from peer_table import show
 
 from rad_lightning.cli import one_line
-from rad_lightning.common.errors import CellsFailedError, UserError
+from rad_lightning.common.errors import BusyError, CellsFailedError, UserError
+from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
 from rad_lightning.config import (
     TrainConfig,
@@ -99,38 +101,48 @@ def run(arguments: Sequence[str]) -> None:
     """Bring every cell to its result, then print and report.
 
     Raises:
-        UserError: wrong settings or data.
+        UserError: wrong settings, or no cell whose data can be read.
         CellsFailedError: at the end, when cells have no result; the others are done.
     """
     todo = list(cells(arguments))  # a wrong value ends it before anything runs
     check_installed()
-    shared, decoded, finished, failed = Shared(), Decoded(), [], list[str]()
-    say = Progress().say
+    progress, shared, decoded = Progress(), Shared(), Decoded()
+    finished: list[PeerJob] = []
+    failed: list[Exception] = []
     for number, (cfg, name, settings) in enumerate(todo, 1):
-        job = open_cell(cfg, name, settings, shared)
-        say(f"{number:4} of {len(todo)}  {job.run.path.name}")
-        if reason := attempt(job, decoded):
-            say(f"      failed  {reason}")
-            failed.append(reason)
-        else:
-            finished.append(job.run.read_result())
+        try:
+            job = open_cell(cfg, name, settings, shared)
+            progress.say(f"{number:4} of {len(todo)}  {job.run.path.name}")
+            attempt(job, decoded)
+            finished.append(job)
+        except Exception as error:
+            progress.say(f"      failed  {reason_of(error)}")
+            failed.append(error)
     if finished:
-        show(finished)
-        say(f"      report  {write_report(job.run.path.parent)}")
+        show([job.run.read_result() for job in finished])
+        progress.say(f"      report  {write_report(finished[0].run.path.parent)}")
+    elif all(isinstance(error, UserError) for error in failed):
+        raise failed[0]
     if failed:
-        raise CellsFailedError(f"{len(failed)} of {len(todo)} cells failed: {failed[0]}")
+        reason = reason_of(failed[0])
+        raise CellsFailedError(f"{len(failed)} of {len(todo)} cells failed: {reason}")
 
 
-def attempt(job: PeerJob, decoded: Decoded) -> str | None:
-    """Run one cell unless it is done; the reason where it fails, which is also written down."""
+def attempt(job: PeerJob, decoded: Decoded) -> None:
+    """Run one cell unless it is done; where it fails, the reason is written down and raised."""
     try:
         with job.run.alone():
             if not (job.run.done and job.cfg.resume):
                 run_cell(job, decoded, Progress(quiet=True))
-        return None
+    except BusyError:
+        raise  # its other process says how it ends
     except Exception as error:
         write_failure(job, error)
-        return " ".join(str(error).split()) or type(error).__name__
+        raise
+
+
+def reason_of(error: Exception) -> str:
+    return " ".join((lack(error) or str(error)).split()) or type(error).__name__
 
 
 def main(arguments: Sequence[str]) -> int:

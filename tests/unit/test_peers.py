@@ -128,11 +128,21 @@ def test_metrics_are_those_of_the_peers_own_maps(fitted: list[int]) -> None:
     assert 0 < metrics["pixel_auroc"] < 1 and 0 < metrics["pixel_aupro"] < 1
 
 
+def test_maps_are_measured_where_the_image_is(fitted: list[int]) -> None:
+    padded = [s for s in SET if "size" not in s] + ["data.size=[64,96]", "data.fit=pad"]
+    for settings, folder in ((SET, "square"), (padded, "padded")):
+        arguments = [*settings, "peer=distance", "noise.ratio=0", f"output={folder}"]
+        assert peers.main(arguments) == 0
+    square, pad = (results(name)[0].read_result()["metrics"] for name in ("square", "padded"))
+    assert pad == pytest.approx(square)  # mirrored borders hold no larger distance
+
+
 def test_a_cell_that_fails_is_written_down_and_the_others_go_on(
     fitted: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert peers.main([*SET, "peer=distance", "noise.ratio=0", "distance.power=13,1"]) == 1
-    assert "1 of 2 cells failed: thirteen" in capsys.readouterr().err
+    data = [*(s for s in SET if "category" not in s), "data.category=weave,nothing"]
+    assert peers.main([*data, "peer=distance", "noise.ratio=0", "distance.power=13,1"]) == 1
+    assert "3 of 4 cells failed: thirteen" in capsys.readouterr().err
     (failure,) = Path("outputs/peers").glob("*/failure.json")
     assert json.loads(failure.read_text())["cell"]["method"] == "Distance"
     assert len(results()) == 1

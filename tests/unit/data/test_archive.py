@@ -1,6 +1,8 @@
+import gzip
 import io
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +108,7 @@ def test_damaged_archive(tmp_path: Path, name: str) -> None:
     content = bytearray(archive.read_bytes())
     content[300:340] = bytes(40)
     archive.write_bytes(content)
-    refused(archive, "cannot be unpacked|is not an archive")
+    refused(archive, "cannot be unpacked|is not an archive|is damaged")
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -115,3 +117,95 @@ def test_truncated_archive(tmp_path: Path, name: str) -> None:
     archive = MAKERS[name](tmp_path / name, {"noise": noise, **FILES})
     archive.write_bytes(archive.read_bytes()[:600])
     refused(archive, "cannot be unpacked|is not an archive")
+
+
+@pytest.mark.parametrize("name", ["d.tar", "d.tar.gz"])
+@pytest.mark.parametrize("kept", [2, 3.5, 5, 6])  # blocks of 512: a header and content each
+def test_a_tar_cut_anywhere_is_not_whole(tmp_path: Path, name: str, kept: float) -> None:
+    archive = MAKERS["d.tar"](tmp_path / "d.tar", {"a": b"a" * 500, "b": b"b" * 1000, "c": b"c"})
+    content = archive.read_bytes()[: int(512 * kept)]
+    archive.unlink()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    refused(
+        tmp_path / name,
+        "is damaged or not whole: it has no end; copy|cannot be unpacked: unexpected end",
+    )
+
+
+def test_a_tar_with_a_damaged_header_is_not_whole(tmp_path: Path) -> None:
+    archive = MAKERS["d.tar"](tmp_path / "d.tar", {"a": b"a" * 500, "b": b"b" * 1000})
+    content = bytearray(archive.read_bytes())
+    content[1024:1030] = b"XXXXXX"
+    archive.write_bytes(content)
+    refused(archive, "is damaged or not whole: it has no end")
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"x", b"g"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_of_many_bytes_is_refused_before_it_is_read(
+    tmp_path: Path, kind: bytes, first: bool
+) -> None:
+    size = 50 * 1024**2  # 250 kB as gz
+    archive = tmp_path / "d.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        file.write(b"" if first else header("a", tarfile.REGTYPE, 0))
+        file.write(header("long", kind, size))
+        for _ in range(size // 1024**2):
+            file.write(bytes(1024**2))
+        file.write(header("b", tarfile.REGTYPE, 0) + bytes(1024))
+    tracemalloc.start()
+    refused(archive, "holds a header of more than 1048576 bytes; refused as an archive bomb")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * 1024**2
+
+
+def test_many_headers_of_one_member_are_refused(tmp_path: Path) -> None:
+    archive, name = tmp_path / "d.tar.gz", b"n" * 1024**2
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        for _ in range(5):
+            file.write(header("long", tarfile.GNUTYPE_LONGNAME, len(name)) + name)
+        file.write(header("b", tarfile.REGTYPE, 0) + bytes(1024))
+    refused(archive, "holds a header of more than")
+
+
+def test_a_message_is_of_a_length_that_can_be_read(tmp_path: Path) -> None:
+    for name in ("n" * 5000, "../" + "n" * 5000):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        archive = make_tar(tmp_path / "new" / "d.tar", "w", {name: b""})
+        with pytest.raises(UserError) as caught:
+            unpack(archive, tmp_path / "out")
+        assert len(str(caught.value)) < 600
+
+
+def test_empty_members_without_end_are_a_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rad_lightning.data.archive.RATIO_FLOOR", 1000)
+    members = (header(f"{i}", tarfile.REGTYPE, 0) for i in range(1000))
+    (tmp_path / "d.tar.gz").write_bytes(gzip.compress(b"".join(members) + bytes(1024)))
+    refused(tmp_path / "d.tar.gz", "refused as an archive bomb", max_ratio=2)
+
+
+def test_a_negative_size_is_refused(tmp_path: Path) -> None:
+    content = bytearray(header("a", tarfile.REGTYPE, 0))
+    content[124:136] = b"\xff" * 10 + b"\xfe\x00"
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + sum(content[156:]) + 8 * 32)
+    (tmp_path / "d.tar").write_bytes(content + bytes(2048))
+    refused(tmp_path / "d.tar", "refused|cannot be unpacked|is not an archive|only files")
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_are_unpacked(tmp_path: Path, form: int) -> None:
+    name = "/".join(["d" * 100] * 5)
+    with tarfile.open(tmp_path / "d.tar.gz", "w:gz", format=form) as tar:
+        for path in (name, "größe"):
+            tar.addfile(tarfile.TarInfo(path))
+    out = unpack(tmp_path / "d.tar.gz", tmp_path / "out")
+    assert (out / name).is_file() and (out / "größe").is_file()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from rad_lightning.common.environ import NODES, RANKS
 from support import HANG, SMALL_SYNTHETIC, command, started
 
 pytestmark = pytest.mark.slow
@@ -32,9 +33,11 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Two cells of two processes each."""
+    """Two cells of two processes each, where an outer launcher has left its variables."""
     folder = tmp_path_factory.mktemp("ddp")
-    done = command(folder, "-m", "seed=0,1", *SMALL_SYNTHETIC, *DDP, "logger=wandb")
+    left = {**dict.fromkeys((*RANKS, *NODES), "1"), "MASTER_ADDR": "192.0.2.1"}
+    arguments = ("-m", "seed=0,1", *SMALL_SYNTHETIC, *DDP, "logger=wandb")
+    done = command(folder, *arguments, env={**os.environ, **left})
     found = (folder / "outputs" / "runs").glob("*/result.json")
     return Sweep(done.stdout, done.stderr, sorted(path.parent for path in found))
 

@@ -21,5 +21,5 @@ def train(cfg: TrainConfig) -> RunDirectory:
         progress.say(f"     weights  {cfg.backbone.name} from the hub, once")
     with progress.stage("data"):
         job = open_job(cfg)
-    with job.run.alone():
+    with job.run.alone(cfg.trainer.num_nodes):
         return run_job(job, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import platform
 import resource
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from rad_lightning.common.environ import node_rank
 from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.locks import held, holder
@@ -54,12 +54,12 @@ class RunDirectory:
         return True
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, nodes: int = 1) -> Iterator[None]:
         """Hold the directory for this process; another one gets a ``BusyError``.
 
-        On further nodes of one training all processes share it: only the first one locks.
+        All ``nodes`` of one training share it: only the first one locks.
         """
-        if int(os.environ.get("NODE_RANK") or 0):
+        if nodes > 1 and node_rank():
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)

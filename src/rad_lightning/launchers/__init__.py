@@ -9,7 +9,7 @@ import shutil
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
-from rad_lightning.common.environ import variable
+from rad_lightning.common.environ import forget_ranks, variable
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.processes import prepare_worker
 
@@ -24,10 +24,11 @@ NEEDS = {
 
 def prepare_process() -> None:
     """Call it in a cell: a launcher's process ends with its command, and says so at SIGTERM; one of
-    the joblib launcher may start processes of its own (DDP).
+    the joblib launcher may start processes of its own (DDP), among which a cell alone is the first.
 
     joblib's loky leaves its own start method behind there, which a spawned child does not know.
     """
+    forget_ranks()
     prepare_worker()
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method("spawn", force=True)

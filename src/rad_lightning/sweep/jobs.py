@@ -36,7 +36,7 @@ def run_in_sweep(cfg: TrainConfig) -> None:
     with progress.stage("data"):
         job = open_job(cfg, _shared)
     try:
-        with job.run.alone():
+        with job.run.alone(cfg.trainer.num_nodes):
             if job.run.done and cfg.resume:
                 return
             run_job(job, progress)

@@ -7,7 +7,6 @@ alone; ``wandb sync`` sends an offline one later, ``wandb leet`` shows it in the
 from __future__ import annotations
 
 import csv
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 
 import wandb
 
-from rad_lightning.common.environ import variable
+from rad_lightning.common.environ import node_rank, variable
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig
@@ -43,7 +42,7 @@ def wandb_run(
     Raises:
         UserError: ``logger.mode=online`` without a login.
     """
-    further_node = int(os.environ.get("NODE_RANK", "0")) > 0
+    further_node = cfg.trainer.num_nodes > 1 and node_rank() > 0
     if cfg.logger.name != "wandb" or further_node:
         yield None
         return

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 
+from rad_lightning.common.environ import forget_nodes
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import named, write_text
 from rad_lightning.common.processes import Terminated, sigterm_left_to_lightning
@@ -201,6 +202,8 @@ def build_trainer(
     """A Lightning trainer that logs ``metrics.csv`` into ``run``."""
     # Not Slurm's or torchrun's environment: the processes are ours, or this one is the only one.
     alone = [LightningEnvironment()] if spawns(cfg) or cfg.num_nodes == 1 else []
+    if cfg.num_nodes == 1 and "LOCAL_RANK" not in os.environ:
+        forget_nodes()
     loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=10)]
     try:
         return Trainer(

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from rad_lightning.common.environ import RANKS, forget_ranks
+from rad_lightning.common.errors import BusyError
 from rad_lightning.common.processes import (
     Terminated,
     sigterm_left_to_lightning,
     sigterm_raises,
 )
+from rad_lightning.common.runs import RunDirectory
 from support import HANG
 
 
@@ -72,9 +74,23 @@ def alive(process: int) -> bool:
 def test_ranks_of_an_outer_launcher_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in RANKS:
         monkeypatch.setenv(name, "3")
-    monkeypatch.setenv("NODE_RANK", "")
+    for name in ("NODE_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "")
     forget_ranks()
-    assert not {*RANKS, "NODE_RANK"} & os.environ.keys()
+    assert not {*RANKS, "NODE_RANK", "GROUP_RANK"} & os.environ.keys()
     monkeypatch.setenv("NODE_RANK", "2")
     forget_ranks()
     assert os.environ["NODE_RANK"] == "2"  # of several nodes, set on purpose
+
+
+@pytest.mark.parametrize("name", ["NODE_RANK", "GROUP_RANK"])
+def test_a_run_of_one_node_is_locked_whatever_an_outer_launcher_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    run = RunDirectory(tmp_path)
+    with run.alone():
+        with pytest.raises(BusyError), run.alone():
+            pass
+        with run.alone(nodes=2):  # the second node shares what the first has locked
+            pass

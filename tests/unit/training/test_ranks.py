@@ -1,4 +1,4 @@
-"""A stopped process of a training ends all of them; whatever else they do does not."""
+"""A stopped process of a training ends all of them, and which of them is the first."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from rad_lightning.common.environ import NODES
+from rad_lightning.config import MethodConfig, TrainerConfig
 from rad_lightning.training import ranks
 from rad_lightning.training.ranks import ended_when_stopped
+from rad_lightning.training.trainer import build_trainer, quiet_lightning
 from support import HANG
 
 
@@ -61,3 +65,32 @@ def test_one_that_goes_on_in_time_is_left_alone(
         while len(looks) < 5 * ranks.PATIENCE:
             time.sleep(0.01)
     assert not reasons
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_an_outer_launcher_left_does_not_make_one_node_one_of_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, devices: int
+) -> None:
+    monkeypatch.setenv(name, "9")
+    cfg = TrainerConfig(accelerator="cpu", devices=devices)
+    with quiet_lightning():
+        trainer = build_trainer(cfg, MethodConfig(), tmp_path, [])
+    assert trainer.is_global_zero and trainer.node_rank == 0 and trainer.world_size == devices
+    if devices > 1:
+        environment = trainer.strategy.cluster_environment
+        assert environment.main_address == "127.0.0.1" and environment.main_port > 1024
+        assert "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
+
+
+def test_of_several_nodes_what_the_user_has_set_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("NODE_RANK", "1"), ("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "4000")):
+        monkeypatch.setenv(name, value)
+    cfg = TrainerConfig(accelerator="cpu", devices=1, num_nodes=2)
+    with quiet_lightning():
+        trainer = build_trainer(cfg, MethodConfig(), tmp_path, [])
+    environment = trainer.strategy.cluster_environment
+    assert (trainer.node_rank, trainer.global_rank, trainer.world_size) == (1, 1, 2)
+    assert (environment.main_address, environment.main_port) == ("10.0.0.1", 4000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rad_lightning.common.threads import limited
 from rad_lightning.config import AuditConfig
 from rad_lightning.data.dataset import Dataset
 from rad_lightning.data.splits import Roles, read_manifest, write_manifest
+from rad_lightning.data.verdicts import Verdict
 from rad_lightning.features.backbone import HUB, UNTRAINED
 from rad_lightning.training.inputs import prepare
 from rad_lightning.training.job import Job, chosen_weights, open_job
@@ -237,6 +239,9 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
     )
     why = "as requested" if cfg.count is not None else "as estimated; count=K sets another cut"
     progress.say(f"    suspects  {ranking.count} images, {why}")
+    if said := Counter(review.verdict for review in found.verdicts.values()):
+        counts = ", ".join(f"{said[verdict]} {verdict}" for verdict in Verdict)
+        progress.say(f"    verdicts  {counts}, by {cfg.verdicts}")
     if a := found.accuracy:
         at = ", ".join(
             f"{100 * value:.1f} % at {k}{' (the true number)' if k == a.true else ''}"

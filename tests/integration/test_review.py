@@ -185,6 +185,7 @@ def test_a_persons_word_counts_more_than_the_ranking(
     reviews = [Review(paths[i], hashes[i], v, i + 1, None, "") for i, v in verdicts.items()]
     write_verdicts(Path("v.csv"), reviews)
     assert cli("audit", *settings(photos), "verdicts=v.csv", "apply=out.csv") == 0
+    assert "1 mislabelled, 1 good, 1 unsure, by v.csv" in capsys.readouterr().out
     roles = {row["path"]: row["role"] for row in rows_of(Path("out.csv"))}
     assert {p for p, role in roles.items() if role == Roles.UNUSED} == {paths[1], paths[8]}
     # The ranking itself is as it was, and the page says what to do with the verdicts.

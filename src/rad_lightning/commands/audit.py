@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -251,8 +252,11 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
     )
     why = "as requested" if cfg.count is not None else "as estimated; count=K sets another cut"
     progress.say(f"    suspects  {ranking.count} images, {why}")
+    if said := Counter(review.verdict for review in found.verdicts.values()):
+        counts = ", ".join(f"{said[verdict]} {verdict}" for verdict in Verdict)
+        progress.say(f"    verdicts  {counts}, by {cfg.verdicts}")
     if found.advice:
-        progress.say(f"    verdicts  {found.advice}")
+        progress.say(f"              {found.advice}")
     if a := found.accuracy:
         at = ", ".join(
             f"{100 * value:.1f} % at {k}{' (the true number)' if k == a.true else ''}"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator
 
-from rad_lightning.methods.selection import fence_weights
-from rad_lightning.robust.contamination import deviations
+from rad_lightning.methods.selection import fence_at
+from rad_lightning.robust.contamination import beyond, deviations
 
 
 def ordinary(count: int = 4001) -> torch.Tensor:
@@ -34,8 +34,18 @@ def test_scores_that_are_alike_or_infinite_are_no_surprise() -> None:
     assert found.isfinite().all() and found[-1] == found[-2]
 
 
-@pytest.mark.parametrize(
-    ("above", "weight"), [(-5.0, 1), (2.0, 1), (3.0, 0.5), (3.5, 0.25), (9, 0)]
-)
-def test_weights_fall_to_zero_around_the_fence(above: float, weight: float) -> None:
-    assert fence_weights(torch.tensor([float(above)]), 3.0).item() == pytest.approx(weight)
+def test_what_is_known_to_be_mislabelled_moves_neither_centre_nor_spread() -> None:
+    scores = torch.cat([ordinary(100), torch.full((60,), 9.0)])
+    usable = torch.arange(160) < 100
+    torch.testing.assert_close(deviations(scores, usable)[:100], deviations(scores[:100]))
+
+
+@pytest.mark.parametrize(("above", "doubt"), [(-5.0, 0), (2.0, 0), (3.0, 0.5), (3.5, 0.75), (9, 1)])
+def test_doubt_rises_around_the_fence(above: float, doubt: float) -> None:
+    assert beyond(torch.tensor([float(above)]), 3.0).item() == pytest.approx(doubt)
+
+
+@pytest.mark.parametrize(("share", "fence"), [(0.0, 4), (0.05, 4), (0.1, 3.5), (0.15, 3), (0.5, 3)])
+def test_the_fence_is_further_out_where_few_images_stand_out(share: float, fence: float) -> None:
+    assert fence_at(share, 3.0, 4.0) == pytest.approx(fence)
+    assert fence_at(share, 5.0, 4.0) == 5  # never below what was asked for

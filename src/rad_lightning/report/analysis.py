@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.evaluation.summary import SHOWN
+from rad_lightning.report.budgets import budget_grids
 from rad_lightning.report.collect import Sweep
 from rad_lightning.report.comparisons import Comparison, compare
 from rad_lightning.report.grids import (
@@ -40,6 +41,7 @@ class Analysis:
     comparisons: tuple[Comparison, ...]
     levels: tuple[Level, ...]
     notes: tuple[str, ...] = field(default=())
+    budgets: tuple[Grid, ...] = field(default=())  # by judged images, one per noise level
 
     @property
     def panels(self) -> tuple[Grid, ...]:
@@ -75,8 +77,9 @@ def analyse(sweep: Sweep, metric: str) -> Analysis:
         *_comparison_notes(comparisons),
     ]
     return Analysis(
-        metric, name, mean, categories, drop, gap, comparisons, noise_levels(sweep), tuple(notes)
-    )
+        metric, name, mean, categories, drop, gap, comparisons, noise_levels(sweep), tuple(notes),
+        budget_grids(sweep, mean),
+    )  # fmt: skip
 
 
 def check_metric(sweep: Sweep, metric: str) -> None:

@@ -29,6 +29,10 @@ def write(sweep: Sweep, analysis: Analysis, output: str | None = None) -> Path:
     style = plots.styles(sweep.series)
     picture = plots.png([analysis.mean, *analysis.panels], style, analysis.metric_name)
     write_bytes(folder / "curve.png", picture)
+    if analysis.budgets:
+        write_bytes(
+            folder / "budgets.png", plots.png(analysis.budgets, style, analysis.metric_name)
+        )
     return write_text(folder / "index.html", page(sweep, analysis))
 
 

@@ -50,6 +50,8 @@ class Grid:
     title: str
     ratios: tuple[float, ...]
     rows: tuple[Row, ...]
+    axis: str = "noise level ρ"
+    ticks: tuple[str, ...] = ()  # what stands at ``ratios``, where that is not their value
 
 
 def levels_of(series: Series, metric: str) -> dict[float, Values]:
@@ -174,8 +176,10 @@ def _gap_cell(sweep: Sweep, columns: Sequence[Values], share: bool) -> Cell:
 
 
 def context(series: Series) -> frozenset[tuple[str, str]]:
-    """The settings that two methods share when they are compared: all but the method's own."""
-    return frozenset((k, v) for k, v in series.settings.items() if not k.startswith("method."))
+    """The settings that two methods share when they are compared: all but the method's own, and
+    what a reviewer told it."""
+    own = ("method.", "review.")
+    return frozenset((k, v) for k, v in series.settings.items() if not k.startswith(own))
 
 
 def partner(sweep: Sweep, series: Series, method: str) -> int | None:

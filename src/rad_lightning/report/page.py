@@ -27,6 +27,7 @@ FILES = {
     "comparisons.csv": "the paired comparisons in full precision",
     "uncertainty.csv": "how the uncertainty U and λ(U) ended in each run that has them",
     "curve.png": "the plots in one picture",
+    "budgets.png": "the plots over judged images, where there are any",
 }
 
 
@@ -49,6 +50,8 @@ def page(sweep: Sweep, analysis: Analysis) -> str:
     name = analysis.metric_name
     (mean_plot,) = plots.svgs([analysis.mean], look, name, large=True)
     panels = plots.svgs(analysis.panels, look, name, large=False) if analysis.panels else []
+    by_budget = analysis.budgets
+    budgets = plots.svgs(by_budget, look, name, large=False) if by_budget else []
     found = uncertainty.uncertainty_of(sweep)
     alike: dict[tuple[str, str], list[Failure]] = {}
     for failure in sweep.failures:
@@ -70,6 +73,7 @@ def page(sweep: Sweep, analysis: Analysis) -> str:
         protocols=sorted({protocol(run) for run in runs}),
         mean_plot=Markup(mean_plot),
         panels=list(zip(analysis.panels, map(Markup, panels), strict=True)),
+        budgets=list(zip(by_budget, map(Markup, budgets), strict=True)),
         swatches=[Markup(plots.swatch(style)) for style in look],
         claim_swatch=Markup(plots.swatch(None)),
         uncertainty=found,

@@ -97,11 +97,11 @@ def draw(axes: Any, grid: Grid, look: Sequence[Style], metric: str) -> list[Line
             face = "none" if lacks else colour
             axes.plot([ratio], [100 * estimate.mean], color=colour, markerfacecolor=face, **point)
         handles.append(Line2D([], [], color=colour, label=row.label, **line, **point))
-    axes.set_xlabel("noise level ρ")
+    axes.set_xlabel(grid.axis)
     axes.set_ylabel(f"{metric}, %", parse_math=False)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xticks(grid.ratios, [f"{r:g}" for r in grid.ratios])
+    axes.set_xticks(grid.ratios, grid.ticks or [f"{r:g}" for r in grid.ratios])
     return handles
 
 

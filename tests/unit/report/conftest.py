@@ -21,12 +21,15 @@ class FakeSweep:
         """One finished cell; ``changes`` are its coordinates, or whole entries of the result."""
         at: dict[str, Any] = {
             "dataset": "toy", "category": "gear", "head": "patch", "method": "plain",
-            "seed": 0, "ratio": 0.0, "lr": 0.002, "mode": "replace",
+            "seed": 0, "ratio": 0.0, "lr": 0.002, "mode": "replace", "budget": 0,
         }  # fmt: skip
         at |= {key: changes.pop(key) for key in tuple(changes) if key in at}
         ratio = at["ratio"]
         if name is None:
-            words = (at[k] for k in ("category", "head", "method", "seed", "ratio", "lr", "mode"))
+            words = (
+                at[k]
+                for k in ("category", "head", "method", "seed", "ratio", "lr", "mode", "budget")
+            )
             name = "-".join(str(word).replace("/", "_") for word in words)
         injected = round(40 * ratio)
         content = {
@@ -49,6 +52,7 @@ class FakeSweep:
                 "noise": {"mode": at["mode"], "ratio": ratio},
                 "head": {"name": at["head"]},
                 "method": {"name": at["method"], "lr": at["lr"]},
+                "review": {"budget": at["budget"], "error": 0.0},
             },
             "python": "3.11.7",
             "packages": {"torch": "2.11"},

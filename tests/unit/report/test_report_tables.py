@@ -52,7 +52,7 @@ def test_the_csv_holds_full_numbers_and_what_they_rest_on(full) -> None:
 def test_the_long_form_has_a_row_per_run_with_all_metrics(full) -> None:
     found = rows(written(full.folder)["cells.csv"])
     assert len(found) == 3 * 2 * 3 * 6
-    (row,) = (r for r in found if r["run"] == "mesh-patch-rad-4-0.4-0.002-replace")
+    (row,) = (r for r in found if r["run"] == "mesh-patch-rad-4-0.4-0.002-replace-0")
     wobble = 0.002 * ((7 * 4 + 3 * 3 + 4) % 5)
     assert float(row["image_auroc"]) == 0.90 - 0.1 * 0.4 + wobble
     assert (row["image_ap"], row["noise_injected"], row["noise_of"]) == ("0.5", "16", "40")

@@ -17,6 +17,7 @@ measure by itself. What differs from anomalib, and why:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -258,7 +259,9 @@ def scores_and_maps(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
 def check_installed() -> None:
     """Raise ``UserError`` where anomalib, or a package that it imports, is not there."""
     try:
-        import anomalib.models.components  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its own imports
+            import anomalib.models.components  # noqa: F401
     except ImportError as error:
         raise UserError(f"{INSTALL} ({error})") from None
 

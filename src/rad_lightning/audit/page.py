@@ -20,6 +20,7 @@ from rad_lightning.evaluation.overlays import fitted, jpeg, jpeg_uri, laid_over
 from rad_lightning.pages import render
 
 THUMBNAIL = 240  # pixels on the longer side: about 10 kB
+LEAST = (THUMBNAIL, THUMBNAIL)
 LISTED = 5000  # rows of the table on the page; suspects.csv has all
 ROUGH = 0.25  # width of the interval from which the page warns
 
@@ -93,7 +94,7 @@ def make_cards(
     alike = Counter(s.group for s in samples)
     found = []
     for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
-        image = small(load_image(table.absolute(samples[i]), white=table.white))
+        image = small(load_image(table.absolute(samples[i]), white=table.white, least=LEAST))
         overlay = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             heat = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
@@ -104,7 +105,7 @@ def make_cards(
         other = samples[twin] if twin >= 0 else None
         twin_uri = ""
         if other:
-            picture = load_image(table.absolute(other), white=table.white)
+            picture = load_image(table.absolute(other), white=table.white, least=LEAST)
             twin_uri = jpeg_uri(jpeg(small(picture)))
         more = alike[samples[i].group] - 1
         twin_path = other.path if other else ""

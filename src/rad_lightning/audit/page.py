@@ -22,6 +22,7 @@ from rad_lightning.pages import render
 
 LARGE = 640  # pixels on the longer side: a photo has about 40 kB
 MAP = 112  # pixels on the longer side of a map, which is smooth: about 4 kB
+LEAST = (LARGE, LARGE)
 LISTED = 5000  # rows of the table on the page; suspects.csv has all
 ROUGH = 0.25  # width of the interval from which the page warns
 
@@ -110,7 +111,7 @@ def make_cards(
     alike = Counter(s.group for s in samples)
     found = []
     for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
-        image = small(load_image(table.absolute(samples[i]), white=table.white))
+        image = small(load_image(table.absolute(samples[i]), white=table.white, least=LEAST))
         heat = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             pixels = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
@@ -118,7 +119,7 @@ def make_cards(
         other = samples[twin] if twin >= 0 else None
         twin_uri = ""
         if other:
-            picture = load_image(table.absolute(other), white=table.white)
+            picture = load_image(table.absolute(other), white=table.white, least=LEAST)
             twin_uri = jpeg_uri(jpeg(small(picture)))
         more = alike[samples[i].group] - 1
         twin_path = other.path if other else ""

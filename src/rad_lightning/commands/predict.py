@@ -15,6 +15,7 @@ from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RESULT, RunDirectory
 from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import PredictConfig
+from rad_lightning.data import pixels
 from rad_lightning.data.find import find_images
 from rad_lightning.data.images import BadImage
 from rad_lightning.evaluation.overlays import side_by_side
@@ -41,6 +42,7 @@ def predict(cfg: PredictConfig) -> Path:
     out = RunDirectory(Path(cfg.output))
     if (out.path / RESULT).exists():
         raise UserError(f"output = {cfg.output}: the folder of a training run; use another one")
+    pixels.limit.set(cfg.max_pixels)
     files, base, unreadable = named_images(cfg.input, out.path / OVERLAYS)
     detector = Detector.load(cfg.checkpoint, device=cfg.device, weights=cfg.backbone.weights)
     metadata = detector.metadata

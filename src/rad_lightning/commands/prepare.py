@@ -18,10 +18,11 @@ from rad_lightning.common.progress import Progress
 from rad_lightning.config import DataConfig, NoiseConfig, PrepareConfig, digest
 from rad_lightning.data.archive import unpack
 from rad_lightning.data.dataset import Dataset, categories, open_dataset
-from rad_lightning.data.images import load_image, load_mask
+from rad_lightning.data.images import decoding, image_size, load_image, load_mask
 from rad_lightning.data.splits import Roles
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
+HASHED = 256  # pixels of a side are enough for it
 NEAR_BITS = 10  # of 256: two shots of one scene; unrelated images differ in about half
 SHOWN = 10  # lines of each list; the rest is counted
 
@@ -91,10 +92,14 @@ def _look(data: Dataset, progress: Progress) -> tuple[list[np.ndarray | None], l
     def look(index: int) -> np.ndarray | UserError:
         sample = table.samples[index]
         try:
-            image = load_image(table.absolute(sample), white=table.white)
-            if mask := table.absolute_mask(sample):
-                load_mask(mask, (image.shape[0], image.shape[1]))
-            return difference_hash(image)
+            file, mask = table.absolute(sample), table.absolute_mask(sample)
+            least = (HASHED, HASHED)
+            with decoding(file, least=least):
+                found = difference_hash(load_image(file, white=table.white, least=least))
+            if mask:
+                with decoding(mask):
+                    load_mask(mask, image_size(file))
+            return found
         except UserError as error:
             return error
 

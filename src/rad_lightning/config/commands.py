@@ -222,6 +222,7 @@ class PredictConfig:
     batch_size: int = setting(8, low=1)
     overlays: str = setting("all", choices=("all", "flagged", "none"))
     thumbnails: int = setting(300, low=0)  # images on the page, those of the highest scores
+    max_pixels: int | None = setting(None, low=1)  # of an image at most; None: 178 956 970
     progress: bool = True
     backbone: WeightsConfig = field(default_factory=WeightsConfig)
 

@@ -30,6 +30,8 @@ class DataConfig:
     test_fraction: float = setting(0.2, above=0.0, high=0.9)
     pool_fraction: float | None = setting(None, low=0.0, high=0.9)  # None: what the noise needs
     pool_normals: str = setting("drop", choices=("drop", "train"))
+    # Of an image at most; a larger one cannot be read. None: 178 956 970. In the run key if set.
+    max_pixels: int | None = setting(None, low=1, numbers=False)
     on_bad_image: str = setting("error", choices=("error", "skip"))
     csv: str | None = setting(None, numbers=False)
     normal_dir: str | None = setting(None)

@@ -14,6 +14,7 @@ from rad_lightning.data.copies import join_copies, leaked
 from rad_lightning.data.depth import white_note, white_of
 from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
 from rad_lightning.data.noise import Contamination, describe, inject
+from rad_lightning.data.pixels import limit
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
 from rad_lightning.data.splits import (
     ManifestRow,
@@ -78,6 +79,7 @@ def read_table(cfg: DataConfig, cache_dir: Path) -> SampleTable:
         UserError: no such layout, no root given, or whatever the reader finds wrong with it.
     """
     check_places(cfg)
+    limit.set(cfg.max_pixels)
     if cfg.name == "synthetic":
         root = generate(
             cache_dir / "synthetic",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.data.pixels import limit, reduction, room
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 # Transparent pixels carry no information. Mid-grey is close to zero after the usual
@@ -38,7 +41,12 @@ class BadImage(UserError):  # noqa: N818 - says what the user has, as UserError 
         return type(self), (self.path, self.reason)  # survives the way back from a loader process
 
 
-def load_image(path: Path, content: bytes | None = None, white: int = FULL) -> ImageArray:
+def load_image(
+    path: Path,
+    content: bytes | None = None,
+    white: int = FULL,
+    least: tuple[int, int] | None = None,
+) -> ImageArray:
     """Read the first frame of an image file as uint8 ``(H, W, 3)``, upright by its EXIF tag.
 
     16-bit grey maps 0..``white`` to 0..255 whatever the image holds, so that brightness stays
@@ -48,11 +56,13 @@ def load_image(path: Path, content: bytes | None = None, white: int = FULL) -> I
     Args:
         content: of the file, where it has been read already.
         white: of the data set, see ``data.depth``.
+        least: (height, width) that is enough: a JPEG of more than ``pixels.LARGE`` pixels comes at
+            a half, a quarter or an eighth of its size, at least twice as large as that.
 
     Raises:
         BadImage: missing, empty, truncated, oversized or not an image; values out of range.
     """
-    return _to_rgb(path, _decode(path, content=content), white)
+    return _to_rgb(path, _decode(path, content, least), white)
 
 
 def brightest(path: Path) -> int | None:
@@ -62,7 +72,8 @@ def brightest(path: Path) -> int | None:
         with Image.open(path, formats=FORMATS) as image:
             if not _is_deep(image):
                 return None
-        return int(np.asarray(_decode(path)).max())
+        with decoding(path):
+            return int(np.asarray(_decode(path)).max())
     except (UserError, OSError, ValueError):
         return None
 
@@ -99,17 +110,35 @@ def as_image(content: Image.Image | npt.NDArray[Any], name: str, white: int = FU
     return _to_rgb(Path(name), content, white)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as ``load_image`` gives it, from the file's header alone.
+@contextmanager
+def decoding(
+    path: Path, content: bytes | None = None, least: tuple[int, int] | None = None
+) -> Iterator[None]:
+    """Wait, before an image is decoded and until it has been reduced, for room beside those of the
+    other threads; for the same arguments as ``load_image``."""
+    try:
+        with Image.open(_source(path, content), formats=FORMATS) as image:
+            # A progressive one is held whole before it is reduced.
+            whole = image.format != "JPEG" or "progressive" in image.info
+            by = 1 if whole else reduction(*image.size, least)
+            pixels = image.width * image.height // by**2
+    except (OSError, ValueError, Image.DecompressionBombError):
+        pixels = 0  # whoever decodes it says why it cannot be
+    with room.of(pixels):
+        yield
+
+
+def image_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Height and width of an image, upright by its EXIF tag, from the file's header alone.
 
     Raises:
         BadImage: not readable as an image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(_source(path, content), formats=FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return image.size if turned else (image.height, image.width)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise BadImage(path, f"not readable as an image ({error})") from error
 
 
@@ -142,7 +171,8 @@ def load_mask(path: Path, image_hw: tuple[int, int]) -> MaskArray:
 
 def mask_has_defect(path: Path) -> bool:
     """Whether any pixel of the mask file is marked."""
-    return bool(_defect_pixels(path).any())
+    with decoding(path):
+        return bool(_defect_pixels(path).any())
 
 
 def resize_mask(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
@@ -164,13 +194,24 @@ def _checked(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def _decode(path: Path, content: bytes | None = None) -> Image.Image:
+def _source(path: Path, content: bytes | None) -> Path | BytesIO:
+    return path if content is None else BytesIO(content)
+
+
+def _decode(
+    path: Path, content: bytes | None = None, least: tuple[int, int] | None = None
+) -> Image.Image:
     """Upright by its EXIF tag."""
     try:
         if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImage(path, "the file is empty (0 bytes), expected an image")
-        source = path if content is None else BytesIO(content)
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(_source(path, content), formats=FORMATS) as image:
+            if (pixels := image.width * image.height) > limit.pixels:
+                raise BadImage(
+                    path, f"{pixels} pixels are more than max_pixels = {limit.pixels} allows"
+                )
+            if (by := reduction(*image.size, least)) > 1:  # of JPEG alone; others stay
+                image.draft(None, (image.width // by, image.height // by))
             image.load()
             return ImageOps.exif_transpose(image)
     except BadImage:

@@ -134,8 +134,9 @@ def _show(
     table: SampleTable, sample: Sample, positions: Tensor, flagged: bool, cfg: DataConfig
 ) -> Shown:
     heat = pixel_map(table, sample, positions, cfg).numpy()
-    pixels = load_image(table.absolute(sample), white=table.white)
-    image = resize_image(pixels, (heat.shape[0], heat.shape[1]))
+    size = (heat.shape[0], heat.shape[1])
+    pixels = load_image(table.absolute(sample), white=table.white, least=size)
+    image = resize_image(pixels, size)
     verdict = "flagged" if flagged else "passed"
     mask = pixel_mask(table, sample, cfg).numpy()
     title = f"{caption(sample.defect_type)} ({caption(Path(sample.path).name)}): {verdict}"

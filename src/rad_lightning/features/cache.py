@@ -29,12 +29,19 @@ from rad_lightning.common.machine import reason_of
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.threads import cores, torch_threads
 from rad_lightning.config import digest
-from rad_lightning.data.images import BadImage, load_image
+from rad_lightning.data.images import BadImage
 from rad_lightning.features.backbone import FrozenBackbone
 from rad_lightning.features.entries import entry_path, read_entry, whole_entries, write_entry
-from rad_lightning.features.extract import FeatureSpec, extract, place, valid_positions
+from rad_lightning.features.extract import (
+    Box,
+    FeatureSpec,
+    extract,
+    load_placed,
+    valid_positions,
+)
 
-VERSION = 2  # raise it when the same settings would give other features, or other files
+VERSION = 3  # raise it when the same settings would give other features, or other files
+Placed = tuple[np.ndarray, Box]  # an image on its canvas (H, W, 3), and where it lies there
 MOST_LOADERS = 8  # threads that decode images
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -145,9 +152,9 @@ def _computed(
 ) -> Iterator[tuple[str, np.ndarray | BadImage]]:
     """The features of each key's file, batch by batch; the next batch decodes meanwhile."""
 
-    def decode(key: str) -> np.ndarray | BadImage:
+    def decode(key: str) -> Placed | BadImage:
         try:
-            return load_hashed(file_of[key], key, spec.white)
+            return load_hashed(file_of[key], key, spec)
         except BadImage as error:
             return error
 
@@ -170,8 +177,8 @@ def _computed(
                 yield key, array
 
 
-def load_hashed(file: Path, sha256: str, white: int) -> np.ndarray:
-    """The image in a file, decoded from the very bytes that have this hash.
+def load_hashed(file: Path, sha256: str, spec: FeatureSpec) -> Placed:
+    """The image in a file on its canvas, decoded from the very bytes that have this hash.
 
     Raises:
         BadImage: it cannot be read.
@@ -183,15 +190,15 @@ def load_hashed(file: Path, sha256: str, white: int) -> np.ndarray:
         raise BadImage(file, error.strerror or str(error)) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{file}: changed while it was being read; run the same command again")
-    return load_image(file, content, white)
+    canvas, box, _ = load_placed(file, spec.size, spec.fit, spec.white, content, preview=1)
+    return canvas, box
 
 
 def _extracted(
-    images: list[np.ndarray], backbone: FrozenBackbone, spec: FeatureSpec, device: torch.device
+    placed: list[Placed], backbone: FrozenBackbone, spec: FeatureSpec, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of decoded images, ``(n, V, C, H, W)`` in half precision, and where they are to be
-    missing: padding, ``(n, 1, 1, H, W)`` bool."""
-    placed = [place(image, spec.size, spec.fit) for image in images]
+    """Features of images on their canvas, ``(n, V, C, H, W)`` in half precision, and where they are
+    to be missing: padding, ``(n, 1, 1, H, W)`` bool."""
     batch = torch.from_numpy(np.stack([p[0] for p in placed])).permute(0, 3, 1, 2)
     try:
         with torch_threads(cores()):

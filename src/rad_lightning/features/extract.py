@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rad_lightning.data.images import resize_image
+from rad_lightning.data.images import decoding, image_size, load_image, resize_image
 from rad_lightning.features.backbone import FrozenBackbone
 
+PREVIEW = 512  # pixels on the longer side
 CELL = 8  # pixels: a finer grid costs four times as much and shows texture, not parts
 Box = tuple[int, int, int, int]  # top, left, height, width of the image on its canvas, in pixels
 
@@ -59,12 +61,45 @@ def content_box(image_hw: tuple[int, int], size: tuple[int, int], fit: str) -> B
     return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
-def place(image: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarray, Box]:
-    """``(h, w, 3)`` -> ``(H, W, 3)`` and its content box.
+def load_placed(
+    path: Path,
+    size: tuple[int, int],
+    fit: str,
+    white: int,
+    content: bytes | None = None,
+    preview: int = PREVIEW,
+) -> tuple[np.ndarray, Box, np.ndarray]:
+    """The image in a file on its canvas ``(H, W, 3)``, its content box, and the image in its own
+    proportions with at most ``preview`` pixels on its longer side.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    least = (max(size[0], PREVIEW), max(size[1], PREVIEW))
+    with decoding(path, content, least):
+        image = load_image(path, content, white, least)
+        canvas, box = place(image, size, fit, image_size(path, content))
+        return canvas, box, shrunk(image, preview)
+
+
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """``(H, W, 3)`` in its own proportions, at most ``side`` on its longer side."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def place(
+    image: np.ndarray, size: tuple[int, int], fit: str, image_hw: tuple[int, int] | None = None
+) -> tuple[np.ndarray, Box]:
+    """``(h, w, 3)`` -> ``(H, W, 3)`` and its content box; ``image_hw`` is the size of the file,
+    where the image comes reduced.
 
     Padding mirrors the image, so that a border position sees plausible surface, not a black edge.
     """
-    box = content_box((image.shape[0], image.shape[1]), size, fit)
+    box = content_box(image_hw or (image.shape[0], image.shape[1]), size, fit)
     top, left, height, width = box
     inner = resize_image(image, (height, width))
     around = (

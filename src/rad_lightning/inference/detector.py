@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rad_lightning.data.images import BadImage, as_image, load_image, resize_image
-from rad_lightning.features.extract import Box, place
+from rad_lightning.data.images import BadImage, as_image
+from rad_lightning.features.extract import PREVIEW, Box, load_placed, place, shrunk
 from rad_lightning.inference.backends import (
     Backend,
     TorchBackend,
@@ -33,7 +33,6 @@ from rad_lightning.inference.backends import (
 from rad_lightning.inference.metadata import DetectorMetadata
 
 BATCH_SIZE = 8
-PREVIEW = 512  # pixels on the longer side
 LOADER_THREADS = min(8, os.cpu_count() or 1)
 FLAGGED, PASSED = "flagged", "passed"
 Source = str | Path | Image.Image | np.ndarray
@@ -89,10 +88,10 @@ def read_placed(source: Source, metadata: DetectorMetadata, number: int = 0) -> 
     if not isinstance(source, Source):
         raise TypeError(f"image {number}: predict takes {KINDS}, not {type(source).__name__}")
     if isinstance(source, str | Path):
-        name, image = str(source), load_image(Path(source), white=metadata.white)
-    else:
-        name = str(getattr(source, "filename", "") or f"image {number}")
-        image = as_image(source, name, metadata.white)
+        found = load_placed(Path(source), metadata.size, metadata.fit, metadata.white)
+        return Placed(str(source), *found)
+    name = str(getattr(source, "filename", "") or f"image {number}")
+    image = as_image(source, name, metadata.white)
     canvas, box = place(image, metadata.size, metadata.fit)
     return Placed(name, canvas, box, shrunk(image, PREVIEW))
 
@@ -213,12 +212,3 @@ class Detector:
             return BadImage(Path(item.name), "the network answers a map that is not finite")
         flagged = score > self.metadata.threshold
         return Prediction(item.name, score, flagged, z, heat, item.preview)
-
-
-def shrunk(image: np.ndarray, side: int) -> np.ndarray:
-    """``(H, W, 3)`` in its own proportions, at most ``side`` on its longer side."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return image
-    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))

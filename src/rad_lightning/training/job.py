@@ -72,7 +72,10 @@ class Job:
     def run(self) -> RunDirectory:
         """The run's directory, named after what changes its numbers: settings, images, weights."""
         cfg, table = self.cfg, self.data.table
-        key = digest([number_fields(cfg), self.data.identity(), self.backbone.fingerprint()])
+        facts: list[Any] = [number_fields(cfg), self.data.identity(), self.backbone.fingerprint()]
+        if cfg.data.max_pixels is not None:  # it decides who can be read
+            facts.append(cfg.data.max_pixels)
+        key = digest(facts)
         category = re.sub(r"[^\w.+-]+", "_", table.category)
         parts = [cfg.head.name, cfg.method.name]
         if cfg.noise.mode != "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +13,12 @@ from filelock import FileLock, Timeout
 
 from rad_lightning.common.files import write_text
 from rad_lightning.common.owners import Owner, this_process
+from rad_lightning.common.sealed import read_regular
 
 PATIENCE = 5.0  # seconds that a wait needs no explanation
 LOOK = 1.0  # seconds between two looks at who holds a lock
+MOST_BYTES = 1024  # of the file beside a lock
+HOST = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 @contextmanager
@@ -47,11 +51,12 @@ def holder(file: Path) -> tuple[str, str]:
     """Who holds the lock, `` (pid 7 on HOST)``, and what to do where that process is stopped; each
     is empty where it is not known."""
     try:
-        written, host = _note(file).read_text(encoding="utf-8").split()
+        written, host = read_regular(_note(file), MOST_BYTES).decode().split()
         owner = Owner.parse(written)
     except (OSError, ValueError):
         return "", ""
-    who = f" (pid {owner.pid})" if owner.here else f" (pid {owner.pid} on {host})"
+    known = not owner.here and HOST.fullmatch(host)  # anything else is not for a terminal
+    who = f" (pid {owner.pid} on {host})" if known else f" (pid {owner.pid})"
     how = f"; it is stopped: `kill -CONT {owner.pid}` continues it, `kill {owner.pid}` ends it"
     return who, how if owner.stopped else ""
 

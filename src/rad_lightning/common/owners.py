@@ -86,7 +86,7 @@ def machine() -> str:
 def _answers(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or no pid at all
         return False
     except PermissionError:  # somebody else's
         return True

@@ -62,6 +62,12 @@ def test_a_process_with_the_pid_of_a_killed_one_is_not_taken_for_it(tmp_path: Pa
     assert hidden(tmp_path) == [f".aside-{this_process()}-0.csv"]
 
 
+def test_what_has_no_possible_pid_goes(tmp_path: Path) -> None:
+    (tmp_path / f".aside-{replace(this_process(), pid=10**30)}-0").touch()
+    remove_leftovers(tmp_path)
+    assert not hidden(tmp_path)
+
+
 def test_of_another_machine_only_what_is_a_day_old_goes(tmp_path: Path) -> None:
     old, young = (tmp_path / f".aside-{Owner('0' * 8, 1, 1)}-{n}" for n in (0, 1))
     old.touch(), young.touch()

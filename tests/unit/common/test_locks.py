@@ -95,11 +95,19 @@ def test_who_waits_says_once_for_whom_and_once_that_it_is_stopped(
 def test_the_holder_on_another_machine_is_named_with_it(tmp_path: Path) -> None:
     (tmp_path / ".lock-holder").write_text(f"{Owner('0' * 8, 7, 1)} node3\n")
     assert holder(tmp_path / ".lock") == (" (pid 7 on node3)", "")
+    (tmp_path / ".lock-holder").write_text(f"{Owner('0' * 8, 7, 1)} \x1b[2Jnode3\n")
+    assert holder(tmp_path / ".lock") == (" (pid 7)", "")  # nothing for the terminal to obey
 
 
 @pytest.mark.parametrize("written", ["", "x", "a-b-c node3", "1-2-3"])
 def test_a_torn_note_names_nobody(tmp_path: Path, written: str) -> None:
     (tmp_path / ".lock-holder").write_text(written)
+    assert holder(tmp_path / ".lock") == ("", "")
+
+
+@pytest.mark.timeout(HANG)
+def test_a_pipe_in_place_of_the_note_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock-holder")
     assert holder(tmp_path / ".lock") == ("", "")
 
 

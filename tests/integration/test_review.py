@@ -66,6 +66,11 @@ def progress(browser: Browser) -> str:
     return str(browser.run("document.querySelector('.bar .sum').textContent"))
 
 
+def undone(browser: Browser) -> bool:
+    """Whether there is something to undo."""
+    return not browser.run("document.querySelector('.bar [data-do=undo]').disabled")
+
+
 def current(browser: Browser) -> str:
     return str(browser.run("document.activeElement.dataset.rank"))
 
@@ -89,7 +94,7 @@ def drawn(file: Path, reviews: tuple[Review, ...] = ()) -> Path:
     ]
     picture = jpeg_uri(jpeg(np.full((30, 40, 3), 99, np.uint8)))
     heat = png_uri(heat_png(np.eye(8), 0, 1))
-    cards = [SuspectCard(line, 0, picture, heat, picture, "good/9.png") for line in lines[:6]]
+    cards = [SuspectCard(line, 0, picture, heat, picture, lines[8]) for line in lines[:6]]
     words = ("backbone", "ranked_by", "apply_command", "train_command", "review_command")
     facts = dict.fromkeys(words, "x") | {"untrained": False, "asked_count": True, "notes": ()}
     file.write_text(page("t/c", ranking, lines, cards, None, reviews, cleaned=None, **facts))
@@ -142,7 +147,7 @@ def test_verdicts_come_back_to_the_next_page_and_none_is_lost(tmp_path: Path) ->
     first = Review(f"old/{HOSTILE}", sha256_of(2), GOOD, 3, 0.75, "2026-01-01T00:00:00Z")
     file = drawn(tmp_path / "index.html", (first, gone))
     with browsing(file, tmp_path) as browser:
-        assert progress(browser) == "1 of 6 judged · 1 good · 1 from before, not on this page"
+        assert progress(browser) == "1 of 6 judged · 1 good · 1 of other images"
         assert saved(browser, tmp_path) == (first, gone)
         browser.click("article[data-rank='2'] [data-say=mislabelled]")
         browser.press("ArrowRight", "ArrowRight", "3")
@@ -153,6 +158,25 @@ def test_verdicts_come_back_to_the_next_page_and_none_is_lost(tmp_path: Path) ->
     assert [(r.path, r.verdict, r.rank) for r in changed] == [
         (HOSTILE, BAD, 2), ("sold.png", UNSURE, None), ("good/4.png", UNSURE, 4),
     ]  # fmt: skip
+
+
+@needs_chromium
+def test_the_trusted_image_beside_it_may_be_the_wrong_one(tmp_path: Path) -> None:
+    with browsing(drawn(tmp_path / "index.html"), tmp_path) as browser:
+        caption = "document.querySelector('[data-rank=\"4\"] .twin figcaption').textContent"
+        browser.press("t")
+        assert browser.run(caption) == "✕ called mislabelled: good/9.png"  # on every card
+        assert progress(browser) == "0 of 6 judged · 1 of other images" and undone(browser)
+        browser.press("u")
+        assert browser.run(caption) == "nearest trusted: good/9.png" and not undone(browser)
+        browser.press("Enter")
+        browser.click("dialog [data-do=distrust]")
+        assert browser.run(caption).startswith("✕")
+        browser.press("2", "Escape")
+        reviews = saved(browser, tmp_path)
+    assert {(r.path, r.verdict, r.rank) for r in reviews} == {
+        ("good/9.png", BAD, 9), ("good/1.png", GOOD, 1),
+    }  # fmt: skip
 
 
 @needs_chromium

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class SuspectCard:
     picture: str
     heat: str
     twin: str
-    twin_path: str
+    twin_line: RankedImage | None
 
 
 def page(
@@ -94,36 +94,36 @@ def page(
 def make_cards(
     table: SampleTable,
     samples: Sequence[Sample],
-    lines: Sequence[RankedImage],
+    lines: Mapping[int, RankedImage],
     images: Sequence[int],
     evidence: Evidence,
     grid: tuple[int, int],
     geometry: DataConfig,
 ) -> list[SuspectCard]:
-    """A card for each of ``lines``.
+    """A card for each of ``images``.
 
     Args:
         samples: the N ranked images.
-        images: which of them each line is about.
-        evidence: about each line.
+        lines: the line of each of them.
+        images: those to show.
+        evidence: about those.
         grid: height and width of a map.
     """
     alike = Counter(s.group for s in samples)
     found = []
-    for line, i, positions, twin in zip(lines, images, evidence.maps, evidence.twins, strict=True):
+    for i, positions, twin in zip(images, evidence.maps, evidence.twins, strict=True):
         image = small(load_image(table.absolute(samples[i]), white=table.white, least=LEAST))
         heat = ""
         if positions.shape[-1] > 1 and positions.isfinite().any():
             pixels = pixel_map(table, samples[i], positions.view(-1, *grid), geometry)
             heat = heat_uri(pixels.float().numpy(), image.shape[:2], evidence.low, evidence.high)
-        other = samples[twin] if twin >= 0 else None
         twin_uri = ""
-        if other:
-            picture = load_image(table.absolute(other), white=table.white, least=LEAST)
-            twin_uri = jpeg_uri(jpeg(small(picture)))
+        if twin >= 0:
+            other = load_image(table.absolute(samples[twin]), white=table.white, least=LEAST)
+            twin_uri = jpeg_uri(jpeg(small(other)))
         more = alike[samples[i].group] - 1
-        twin_path = other.path if other else ""
-        found.append(SuspectCard(line, more, jpeg_uri(jpeg(image)), heat, twin_uri, twin_path))
+        shown = (jpeg_uri(jpeg(image)), heat, twin_uri, lines.get(twin))
+        found.append(SuspectCard(lines[i], more, *shown))
     return found
 
 

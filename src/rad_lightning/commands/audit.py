@@ -167,7 +167,7 @@ def html_of(job: Job, found: Audited) -> str:
     cards, missing = [], list[str]()
     if e := found.evidence:
         samples = [table.samples[row] for row in found.rows]
-        lines = [found.lines[place] for place in found.shown]
+        lines = dict(zip(found.ranking.order, found.lines, strict=True))
         images = [found.ranking.order[place] for place in found.shown]
         with missed("pictures of the suspects", missing):
             cards = make_cards(table, samples, lines, images, e, found.grid, cfg.data)

@@ -104,6 +104,7 @@ class Training:
     injected: float = 0.0
     corrupted: Tensor | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
+    good: Tensor | None = None  # (g, V, L, D): those of ``samples`` that a person has confirmed
 
 
 SELECTION, OBJECTIVE, PENALTY = "selection", "objective", "penalty"

@@ -115,6 +115,7 @@ class Prepared:
             share,
             self.corrupted,
             self.others,
+            images.samples[fitted & (images.reviewed == Reviewed.GOOD)],
         )
 
 

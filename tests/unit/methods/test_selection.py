@@ -18,6 +18,8 @@ from rad_lightning.evaluation.metrics import auroc
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.methods.registry import Training, build_method
 from rad_lightning.methods.selection import Trust, find_trust, sample_scores, trust_steps
+from rad_lightning.methods.verdicts import follow, verdicts_alone
+from rad_lightning.robust.review import Reviewed
 from rad_lightning.robust.trusted import OutOfFold
 
 SPEC = HeadSpec(
@@ -299,3 +301,57 @@ def test_too_few_images_to_rank_are_a_user_error(source: str, images: int) -> No
     cfg = method(source=source, rate=0.9)
     with pytest.raises(UserError):
         find_trust(cfg, Head(SPEC), samples()[:images], torch.arange(images), BAD[:images], 3)
+
+
+# Rounds and verdicts
+
+
+def test_further_rounds_take_more_steps_and_doubt_what_the_first_one_did() -> None:
+    cfg = method(use="fence", source="out_of_fold", steps=40, rounds=2)
+    ticks: list[int] = []
+    twice = find_trust(cfg, Head(SPEC), samples(), GROUPS, BAD, 3, lambda: ticks.append(0))
+    assert len(ticks) == 80 == trust_steps(cfg.trust)
+    once = found(use="fence", source="out_of_fold", steps=40)
+    assert not torch.equal(once.weights, twice.weights)
+    assert twice.suspects[BAD].all() and twice.suspects[~BAD].float().mean() < 0.25
+    assert twice.suspects.sum() >= once.suspects.sum()
+    memories = method(use="fence", source="memories", rounds=5)
+    assert trust_steps(memories.trust) == 0
+
+
+@pytest.mark.parametrize("use", ["fence", "split", "expose"])
+def test_verdicts_go_before_the_ranking(use: str) -> None:
+    cfg, head = method(use=use, source="out_of_fold", steps=40, rate=0.2), Head(SPEC)
+    bad = BAD.nonzero()[:, 0]
+    reviewed = torch.zeros(IMAGES, dtype=torch.long)
+    reviewed[bad[0]], reviewed[bad[1]] = Reviewed.MISLABELLED, Reviewed.GOOD
+    trust = find_trust(cfg, head, samples(), GROUPS, BAD, 3, reviewed=reviewed)
+    trust = follow(trust, cfg, head, samples(), reviewed)
+    assert trust.suspects[bad[0]] and not trust.weights[bad[0]].any()
+    assert not trust.suspects[bad[1]] and (trust.weights[bad[1]] > 0).all()
+    assert trust.exposed is not None and trust.strength == 1
+    assert trust.exposed[bad[0]].any() and not trust.exposed[bad[1]].any()
+    assert trust.contamination.low >= 1 / IMAGES
+
+
+def test_what_ten_good_verdicts_say_of_the_others() -> None:
+    cfg = method(use="fence", source="out_of_fold", steps=40)
+    before = find_trust(cfg, Head(SPEC), samples(), GROUPS, BAD, 3)
+    order = before.suspicion.argsort(descending=True)
+    reviewed = torch.zeros(IMAGES, dtype=torch.long)
+    reviewed[order[:5]] = Reviewed.GOOD
+    after = find_trust(cfg, Head(SPEC), samples(), GROUPS, BAD, 3, reviewed=reviewed)
+    rest = order[5:]
+    assert not after.suspects.any()
+    assert (after.weights[rest] >= before.weights[rest]).all()
+
+
+def test_verdicts_alone_leave_out_and_push_away_the_odd_spots() -> None:
+    cfg, head, given = method(source="none"), Head(SPEC), samples()
+    reviewed = torch.where(BAD, int(Reviewed.MISLABELLED), 0)
+    trust = verdicts_alone(cfg, head, given, reviewed)
+    assert trust.suspicion.isnan().all() and torch.equal(trust.suspects, BAD)
+    assert not trust.weights[BAD].any() and (trust.weights[~BAD] == 1).all()
+    assert trust.exposed is not None and not trust.exposed[~BAD].any()
+    assert (trust.exposed[BAD].flatten(1).sum(1) >= 1).all()
+    assert trust.contamination.low == pytest.approx(float(BAD.float().mean()))

@@ -32,6 +32,8 @@ class L2Config(Part):
     gamma: float = setting(1.0, low=0.0)
     lambda_min: float = setting(100.0, above=0.0)
     lambda_max: float = setting(1e4, above=0.0)
+    # As strong as held-out training images bear: all of λ times a factor from short trainings.
+    auto: bool = setting(False)
     where: str = setting("both", choices=("inner", "outer", "both"))
     momentum: float = setting(0.9, low=0.0, high=0.999)  # of the running mean of U
 

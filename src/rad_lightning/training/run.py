@@ -11,6 +11,7 @@ from rad_lightning.config import to_yaml
 from rad_lightning.data.splits import write_manifest
 from rad_lightning.evaluation.evaluate import Scorer
 from rad_lightning.evaluation.summary import print_summary
+from rad_lightning.methods.penalty_scale import with_scale
 from rad_lightning.methods.registry import objective_of
 from rad_lightning.tracking.content import log_result
 from rad_lightning.tracking.guard import Curves
@@ -26,11 +27,13 @@ from rad_lightning.training.trainer import fit_flow
 class Fitted:
     """A trained detector. ``first_node``: whether this is the first node of the training, which
     alone finishes it; ``held_out_nll``: the trimmed NLL of the validation images under the deployed
-    parameters (nats per dimension; ``None`` without such images, or without a flow)."""
+    parameters (nats per dimension; ``None`` without such images, or without a flow); ``l2_scale``:
+    the factor that ``method.l2.auto`` has found."""
 
     detector: Scorer
     first_node: bool = True
     held_out_nll: float | None = None
+    l2_scale: float | None = None
 
 
 def run_job(job: Job, progress: Progress) -> RunDirectory:
@@ -48,6 +51,8 @@ def run_job(job: Job, progress: Progress) -> RunDirectory:
         if not fitted.first_node:
             return run
         result = finish(prepared, fitted.detector, fitted.held_out_nll, progress)
+        if fitted.l2_scale is not None:
+            result["l2_scale"] = fitted.l2_scale
         if logger:
             log_result(logger, run, result, images=cfg.logger.images)
     if logger and logger.guard.problem:
@@ -63,7 +68,10 @@ def fit(prepared: Prepared, progress: Progress, logger: Curves | None = None) ->
     this job goes on from its checkpoint."""
     job, cfg, training = prepared.job, prepared.job.cfg, prepared.training()
     objective = objective_of(cfg.method)
-    built = objective.build(cfg.method, prepared.head, training, cfg.seed)
+    method, scale = with_scale(cfg.method, prepared.head, training, cfg.seed)
+    if scale is not None:
+        progress.say(f"     penalty  {scale:g} times as strong as set, by held-out images")
+    built = objective.build(method, prepared.head, training, cfg.seed)
     if not objective.flow:
         return Fitted(built)
     module, batches = built
@@ -74,4 +82,4 @@ def fit(prepared: Prepared, progress: Progress, logger: Curves | None = None) ->
     ended = fit_flow(
         module, batches, training.held_out, cfg, job.run.path, checkpoint, progress, logger
     )
-    return Fitted(prepared.head, ended.first_node, ended.held_out_nll)
+    return Fitted(prepared.head, ended.first_node, ended.held_out_nll, scale)

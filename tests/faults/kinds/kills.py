@@ -17,6 +17,7 @@ CELLS = ("method.steps=40", "trainer.checkpoint_every=5", "method=plain,lof_memo
 EACH = 5  # kills until a sweep may end
 TABLES = ("table.md", "table.csv", "table.tex", "cells.csv")
 FILES = ("scores.csv", "manifest.csv")
+LOCKS = (".lock", ".lock-holder")  # they hold nothing once their process is gone
 
 
 def kills(folder: Path, count: int, seed: int) -> Iterator[tuple[Any, ...]]:
@@ -54,5 +55,5 @@ def unlike(cut: Path, whole: Path) -> str | None:
     for place in places:
         if (cut / place).read_bytes() != (whole / place).read_bytes():
             return f"other {place.name}"
-    left = [p.name for p in cut.rglob(".*") if p.is_file() and p.name != ".lock"]
+    left = [p.name for p in cut.rglob(".*") if p.is_file() and p.name not in LOCKS]
     return f"left behind: {left[0]}" if left else None

@@ -52,6 +52,18 @@ class Whitening(nn.Module):
         self.projection.copy_(vectors / values.clamp(min=floor).sqrt())
         return self
 
+    def leave(self) -> Whitening:
+        """Change nothing: features as the backbone gives them, for methods whose authors use those.
+
+        Raises:
+            ValueError: fewer outputs than inputs.
+        """
+        if self.outputs != len(self.mean):
+            raise ValueError(f"{self.outputs} outputs cannot hold {len(self.mean)} inputs")
+        self.mean.zero_()
+        self.projection.copy_(torch.eye(self.outputs))
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., D)``."""
         return (x - self.mean) @ self.projection

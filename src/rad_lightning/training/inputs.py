@@ -197,9 +197,15 @@ def whiten(
     job: Job, features: FeatureSet, rows: Sequence[int], eligible: Tensor
 ) -> tuple[Head, Tensor]:
     """The head with its channel reduction fitted to the eligible of the images at ``rows``, and the
-    samples of all of them, ``(N, V, L, D)``."""
-    cfg = job.cfg
-    head = build_head(cfg.head, features.shape(), cfg.seed).to(pick_device(cfg.trainer.accelerator))
+    samples of all of them, ``(N, V, L, D)``. Memories get the features themselves, as their authors
+    use them."""
+    cfg, device = job.cfg, pick_device(job.cfg.trainer.accelerator)
+    if cfg.method.memory.on:
+        channels = features.shape()[1]
+        head = build_head(replace(cfg.head, channels=channels), features.shape(), cfg.seed)
+        head.whitening.leave()
+        return head.to(device), embed(head, features, list(rows))
+    head = build_head(cfg.head, features.shape(), cfg.seed).to(device)
     fit_whitening(head, features, [r for r, e in zip(rows, eligible, strict=True) if e], cfg.seed)
     return head, embed(head, features, list(rows))
 

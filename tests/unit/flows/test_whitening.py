@@ -96,3 +96,10 @@ def test_a_fitted_whitening_survives_its_state_dict() -> None:
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(x), first(x))
     assert not list(first.parameters())  # nothing in it is trained
+
+
+def test_features_can_be_left_as_they_are() -> None:
+    x = 3 + torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Whitening(4, 4).fit(x).leave()(x), x)
+    with pytest.raises(ValueError, match="2 outputs"):
+        Whitening(4, 2).leave()

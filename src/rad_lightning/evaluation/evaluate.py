@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rad_lightning.config import DataConfig, EvaluationConfig
 from rad_lightning.data.dataset import Dataset
-from rad_lightning.data.images import image_size, load_mask, resize_mask
+from rad_lightning.data.images import BadImage, image_size, load_mask, resize_mask
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.metrics import (
@@ -106,10 +106,10 @@ def score(head: Scorer, samples: Tensor) -> tuple[Tensor, Tensor]:
 def evaluate(
     data: Dataset, scored: Scored, limit: float, geometry: DataConfig, cfg: EvaluationConfig
 ) -> Evaluation:
-    """Metrics of the labelled test images at the deployed threshold ``limit``.
+    """Metrics of the labelled test images at the deployed threshold ``limit``; those of pixels only
+    if every mask can be read and fits.
 
     Raises:
-        UserError: a mask of another size than its image.
         NotFiniteError: the scores hold NaN or infinity.
     """
     samples = data.samples(*Roles.TESTED)
@@ -120,7 +120,7 @@ def evaluate(
         notes.append(f"{int((~known).sum())} unlabelled test images are scored but not evaluated")
     metrics, reasons = image_metrics(scored.test[known], labels[known], limit)
     notes += reasons
-    if cfg.pixel and scored.has_maps:
+    if cfg.pixel and scored.has_maps and not data.table.mask_faults:
         usable = [
             s.label == NORMAL or (k and s.mask_path) for s, k in zip(samples, known, strict=True)
         ]
@@ -133,7 +133,10 @@ def evaluate(
                 used,
             )
             masks = OnDemand(lambda i: pixel_mask(data.table, samples[i], geometry), used)
-            found, reasons = pixel_metrics(maps, masks)
+            try:
+                found, reasons = pixel_metrics(maps, masks)
+            except BadImage as error:  # damaged behind its header: the other metrics are there
+                found, reasons = {}, [f"no pixel metrics: {error}"]
             metrics |= found
             notes += reasons
     trained = [data.table.samples[row] for row in scored.train_rows]
@@ -152,14 +155,15 @@ def pixel_map(table: SampleTable, sample: Sample, positions: Tensor, cfg: DataCo
 
 
 def pixel_mask(table: SampleTable, sample: Sample, cfg: DataConfig) -> Tensor:
-    """The defect mask on the same pixels as ``pixel_map``; empty for a normal image.
+    """The defect mask on the same pixels as ``pixel_map``; empty for a normal image, and for one
+    whose mask does not fit.
 
     Raises:
-        UserError: a mask of another size than its image.
+        BadImage: the mask is damaged.
     """
     image_hw = image_size(table.absolute(sample))
     _, _, height, width = content_box(image_hw, (cfg.size[0], cfg.size[1]), cfg.fit)
     path = table.absolute_mask(sample)
-    if sample.label == NORMAL or path is None:
+    if sample.label == NORMAL or path is None or sample.path in table.mask_faults:
         return torch.zeros((height, width), dtype=torch.bool)
     return torch.from_numpy(resize_mask(load_mask(path, image_hw), (height, width)))

@@ -277,11 +277,15 @@ def test_prepare_reports_what_a_dataset_holds(
 ) -> None:
     (photos / "good" / "copy.png").write_bytes((photos / "good" / "0.png").read_bytes())
     (photos / "bad" / "broken.png").write_bytes(b"no image")
+    (photos / "good" / "a.jfif").touch()
+    Image.new("L", (64, 48)).save(photos / "good" / "5_mask.png")
     assert cli("prepare", "data=folder", f"data.root={photos}") == 0
     out = capsys.readouterr().out
     assert "unreadable or misfitting files: 1" in out and "broken.png" in out
     assert "identical files: 1" in out and "copy.png" in out
-    assert "physical parts: 10 for 11 images" in out  # a copy is none of its own
+    assert "physical parts: 11 for 12 images" in out  # a copy is none of its own
+    assert "note: not read, for their suffix: 1 .jfif" in out
+    assert "look like something else: 1\n    good/5_mask.png: a mask, by its name" in out
 
 
 def test_prepare_unpacks_an_archive_first(

@@ -226,14 +226,31 @@ def test_a_bad_image_is_named_or_skipped(
     assert f"skipped  {victim}" in capsys.readouterr().out
 
 
-def test_a_mask_of_another_size_is_one_line(
+def test_a_mask_that_does_not_fit_costs_pixel_metrics_and_nothing_else(
     cli: Cli, capsys: pytest.CaptureFixture[str], photos: Path
 ) -> None:
-    (photos / "masks" / "bad").mkdir(parents=True)
-    Image.fromarray(np.ones((9, 9), np.uint8)).save(photos / "masks" / "bad" / "0.png")
-    assert cli(*own_images(photos)) == 2
-    told = one_error(capsys)
-    assert "masks" in told and "9" in told and "64" in told
+    masks = photos / "masks" / "bad"
+    masks.mkdir(parents=True)
+    for i in range(3):
+        marked = np.zeros((48, 64), np.uint8)
+        marked[10:30, 10:30] = 255
+        Image.fromarray(marked).save(masks / f"{i}.png")
+    whole = (masks / "0.png").read_bytes()
+    damages = {"9x9 but its image is 48x64": b"", "the image is damaged": whole[:-30]}
+    for said, content in damages.items():
+        (masks / "0.png").write_bytes(content)
+        if not content:
+            Image.fromarray(np.ones((9, 9), np.uint8)).save(masks / "0.png")
+        assert cli(*own_images(photos, "resume=false", f"output={len(said)}")) == 0
+        out = capsys.readouterr().out
+        assert f"note: no pixel metrics: {masks / '0.png'}: " in out and said in out
+        if not content:  # its header says so: before the training
+            assert out.index("note  no pixel metrics") < out.index("features")
+        metrics = result_of(only_run(f"{len(said)}"))["metrics"]
+        assert "image_auroc" in metrics and "pixel_auroc" not in metrics
+    (masks / "0.png").write_bytes(whole)
+    assert cli(*own_images(photos, f"output={len('9x9 but its image is 48x64')}")) == 0
+    assert "pixel AUROC" in capsys.readouterr().out  # no result of before the mend
 
 
 @pytest.mark.usefixtures("shared")
@@ -260,11 +277,15 @@ def test_prepare_reports_what_a_dataset_holds(
 ) -> None:
     (photos / "good" / "copy.png").write_bytes((photos / "good" / "0.png").read_bytes())
     (photos / "bad" / "broken.png").write_bytes(b"no image")
+    (photos / "good" / "a.jfif").touch()
+    Image.new("L", (64, 48)).save(photos / "good" / "5_mask.png")
     assert cli("prepare", "data=folder", f"data.root={photos}") == 0
     out = capsys.readouterr().out
     assert "unreadable or misfitting files: 1" in out and "broken.png" in out
     assert "identical files: 1" in out and "copy.png" in out
-    assert "physical parts: 10 for 11 images" in out  # a copy is none of its own
+    assert "physical parts: 11 for 12 images" in out  # a copy is none of its own
+    assert "note: not read, for their suffix: 1 .jfif" in out
+    assert "look like something else: 1\n    good/5_mask.png: a mask, by its name" in out
 
 
 def test_prepare_unpacks_an_archive_first(

@@ -19,6 +19,7 @@ from rad_lightning.config import DataConfig, NoiseConfig, PrepareConfig, digest
 from rad_lightning.data.archive import unpack
 from rad_lightning.data.dataset import Dataset, categories, open_dataset
 from rad_lightning.data.images import decoding, image_size, load_image, load_mask
+from rad_lightning.data.leftovers import left_out, looks_like
 from rad_lightning.data.splits import Roles
 
 HASH_SIDE = 16  # a difference hash of 16 x 16 bits
@@ -28,7 +29,8 @@ SHOWN = 10  # lines of each list; the rest is counted
 
 
 def prepare(cfg: PrepareConfig) -> list[Dataset]:
-    """Print counts per role and defect type, unreadable files, bad masks and duplicates.
+    """Print counts per role and defect type, what is not read, unreadable files, bad masks, images
+    that look like something else, and duplicates.
 
     Raises:
         UserError: an archive or dataset that cannot be read.
@@ -57,10 +59,12 @@ def _report(data: Dataset, progress: Progress) -> None:
     table = data.table
     title = f"{table.name}/{table.category} at {table.root}"
     progress.console.print(_counts(data, title))
-    for note in table.notes:
+    for note in (*table.notes, *left_out(table)):
         progress.say(f"note: {note}")
-    hashes, faults = _look(data, progress)
+    hashes, faults, odd = _look(data, progress)
     _list(progress, "unreadable or misfitting files", faults)
+    if odd:
+        _list(progress, "images that look like something else", odd)
     _list(progress, "identical files", _identical(data))
     _list(progress, "near-duplicates of training images in the test set", _near(data, hashes))
     groups = len({s.group for s in table.samples})
@@ -84,18 +88,24 @@ def _counts(data: Dataset, title: str) -> Table:
     return shown
 
 
-def _look(data: Dataset, progress: Progress) -> tuple[list[np.ndarray | None], list[str]]:
-    """Decode every image and mask: a difference hash per image, and a line per fault."""
+def _look(
+    data: Dataset, progress: Progress
+) -> tuple[list[np.ndarray | None], list[str], list[str]]:
+    """Decode every image and mask: a difference hash per image, a line per fault, and a line for
+    each image that looks like something else."""
     table = data.table
     faults: list[str] = []
+    odd: list[str] = []
 
-    def look(index: int) -> np.ndarray | UserError:
+    def look(index: int) -> tuple[np.ndarray, str | None] | UserError:
         sample = table.samples[index]
         try:
             file, mask = table.absolute(sample), table.absolute_mask(sample)
             least = (HASHED, HASHED)
             with decoding(file, least=least):
-                found = difference_hash(load_image(file, white=table.white, least=least))
+                image = load_image(file, white=table.white, least=least)
+                found = difference_hash(image), looks_like(file, image)
+                del image  # a mask may be as large
             if mask:
                 with decoding(mask):
                     load_mask(mask, image_size(file))
@@ -105,12 +115,16 @@ def _look(data: Dataset, progress: Progress) -> tuple[list[np.ndarray | None], l
 
     hashes: list[np.ndarray | None] = []
     with ThreadPoolExecutor() as pool, progress.bar("images", len(table)) as bar:
-        for result in pool.map(look, range(len(table))):
+        for sample, result in zip(table.samples, pool.map(look, range(len(table))), strict=True):
             bar.advance()
             if isinstance(result, UserError):
                 faults.append(str(result))
-            hashes.append(None if isinstance(result, UserError) else result)
-    return hashes, faults
+                hashes.append(None)
+                continue
+            hashes.append(result[0])
+            if result[1]:
+                odd.append(f"{sample.path}: {result[1]}")
+    return hashes, faults, odd
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:

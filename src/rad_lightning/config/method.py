@@ -92,7 +92,8 @@ class TrustConfig(Part):
     source: str = setting("none", choices=("none", *TRUST_SOURCES))
     folds: int = setting(3, low=2, high=20)
     steps: int = setting(100, low=1)  # gradient steps of each fold's flow
-    # Further rounds train the folds' flows with less of what the one before doubts.
+    # Further rounds train the folds' flows with less of what the one before doubts; they count as
+    # far as the set is surely contaminated.
     rounds: int = setting(1, low=1, high=10)
     memories: int = setting(8, low=1)
     memory_share: float = setting(0.15, above=0.0, high=0.9)  # of the parts, in a memory
@@ -102,10 +103,8 @@ class TrustConfig(Part):
     # iqr: images beyond the upper fence of a box plot are; expose: an image counts the less the
     # more suspicious it is, and the oddest samples of suspicious ones are pushed away.
     use: str = setting("split", choices=("fence", "split", "iqr", "expose"))
-    # fence: in spreads of the ordinary images' scores; half weight there, see ``beyond``. It moves
-    # out to ``clean_fence`` where no more images stand out than clean sets have.
+    # fence: in spreads of the ordinary images' scores; half weight there, see ``beyond``.
     fence: float = setting(3.0, low=1.0)
-    clean_fence: float = setting(4.0, low=1.0)
     reach: float = setting(1.0, above=0.0)  # suspects: so many times the assumed contamination
     rate: float | None = setting(None, low=0.0, high=0.9)  # None: estimated from the scores
     known_rate: bool = setting(False)  # oracle_rate: the true one, unknown in practice

@@ -13,6 +13,7 @@ from rad_lightning.config import DataConfig, NoiseConfig
 from rad_lightning.data.copies import join_copies, leaked
 from rad_lightning.data.depth import white_note, white_of
 from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
+from rad_lightning.data.masks import mask_faults, with_tested_masks
 from rad_lightning.data.noise import Contamination, describe, inject
 from rad_lightning.data.pixels import limit
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
@@ -65,7 +66,8 @@ class Dataset:
 
     def identity(self) -> list[tuple[str, ...]]:
         """All that a run takes from its data, wherever the files lie: part of the run key."""
-        return sorted(
+        faults = sorted(("mask", path) for path in self.table.mask_faults)
+        return faults + sorted(
             (s.path, h, Roles.recorded(r, self.reviews.get(h)), str(s.label), s.defect_type,
              s.group, str(s.mask_path))
             for s, h, r in zip(self.table.samples, self.hashes, self.roles, strict=True)
@@ -142,6 +144,7 @@ class Tables:
             return self.known[key]
         table = read_table(cfg, cache_dir)
         hashes = tuple(file_hashes(table.absolute(s) for s in table.samples))
+        table = replace(table, mask_faults=mask_faults(table))
         found = join_copies(table, hashes), hashes
         if self.known is not None:
             self.known[key] = found
@@ -179,6 +182,7 @@ def open_dataset(
     table, by_path = write_synthetic_images(table, by_path, cache_dir)
     hashes = tuple(by_path[s.path] for s in table.samples)
     table = replace(table, notes=(*table.notes, *leaked(hashes, roles)))
+    table = with_tested_masks(table, roles)
     return Dataset(table, roles, hashes, contamination)
 
 
@@ -249,6 +253,7 @@ def from_manifest(
     if len(samples) < len(known):
         note = f"{len(known) - len(samples)} images of the folder are not in the manifest: left out"
         table = replace(table, notes=(*table.notes, note))
+    table = with_tested_masks(table, roles)
     contamination = describe(noise, table, roles)
     reviews = {r.sha256: Roles.REVIEWED[r.role] for r in rows.values() if r.role in Roles.REVIEWED}
     found = tuple(hashes[s.path] for s in samples)

@@ -136,10 +136,21 @@ def image_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """
     try:
         with Image.open(_source(path, content), formats=FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            turned = _has_exif(image, path, content) and (
+                image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            )
             return image.size if turned else (image.height, image.width)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise BadImage(path, f"not readable as an image ({error})") from error
+
+
+def _has_exif(image: Image.Image, path: Path, content: bytes | None) -> bool:
+    """Whether there is an orientation to ask for: in a PNG it may stand behind the pixels, all of
+    which PIL would decode to look for it."""
+    if image.format != "PNG":
+        return True
+    content = path.read_bytes() if content is None else content
+    return any(mark in content for mark in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp"))
 
 
 def resize_image(array: ImageArray, size: tuple[int, int]) -> ImageArray:

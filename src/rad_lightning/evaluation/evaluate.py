@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rad_lightning.config import DataConfig, EvaluationConfig
 from rad_lightning.data.dataset import Dataset
-from rad_lightning.data.images import image_size, load_mask, resize_mask
+from rad_lightning.data.images import BadImage, image_size, load_mask, resize_mask
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 from rad_lightning.data.splits import Roles
 from rad_lightning.evaluation.metrics import (
@@ -106,10 +106,10 @@ def score(head: Scorer, samples: Tensor) -> tuple[Tensor, Tensor]:
 def evaluate(
     data: Dataset, scored: Scored, limit: float, geometry: DataConfig, cfg: EvaluationConfig
 ) -> Evaluation:
-    """Metrics of the labelled test images at the deployed threshold ``limit``.
+    """Metrics of the labelled test images at the deployed threshold ``limit``; those of pixels only
+    if every mask can be read and fits.
 
     Raises:
-        UserError: a mask of another size than its image.
         NotFiniteError: the scores hold NaN or infinity.
     """
     samples = data.samples(*Roles.TESTED)
@@ -139,15 +139,17 @@ def evaluate(
 def evaluate_maps(
     data: Dataset, map_of: Callable[[int], Tensor], geometry: DataConfig
 ) -> tuple[Metrics, list[str]]:
-    """Pixel metrics of the labelled test images that have a mask or need none, with notes.
+    """Pixel metrics of the labelled test images that have a mask or need none, with notes; none
+    where a mask does not fit its image or is damaged.
 
     Args:
         map_of: number of a test image -> its anomaly map ``(H, W)`` on the pixels of its box.
 
     Raises:
-        UserError: a mask of another size than its image.
         NotFiniteError: a map holds NaN or infinity.
     """
+    if data.table.mask_faults:  # said before the training
+        return {}, []
     samples = data.samples(*Roles.TESTED)
     known = [i for i, s in enumerate(samples) if s.label != UNLABELLED]
     used = [i for i in known if samples[i].label == NORMAL or samples[i].mask_path]
@@ -157,7 +159,10 @@ def evaluate_maps(
     if all(samples[i].label == NORMAL for i in used):
         return {}, notes
     masks = OnDemand(lambda i: pixel_mask(data.table, samples[i], geometry), used)
-    found, reasons = pixel_metrics(OnDemand(map_of, used), masks)
+    try:
+        found, reasons = pixel_metrics(OnDemand(map_of, used), masks)
+    except BadImage as error:  # damaged behind its header: the other metrics are there
+        found, reasons = {}, [f"no pixel metrics: {error}"]
     return found, notes + reasons
 
 
@@ -169,14 +174,15 @@ def pixel_map(table: SampleTable, sample: Sample, positions: Tensor, cfg: DataCo
 
 
 def pixel_mask(table: SampleTable, sample: Sample, cfg: DataConfig) -> Tensor:
-    """The defect mask on the same pixels as ``pixel_map``; empty for a normal image.
+    """The defect mask on the same pixels as ``pixel_map``; empty for a normal image, and for one
+    whose mask does not fit.
 
     Raises:
-        UserError: a mask of another size than its image.
+        BadImage: the mask is damaged.
     """
     image_hw = image_size(table.absolute(sample))
     _, _, height, width = content_box(image_hw, (cfg.size[0], cfg.size[1]), cfg.fit)
     path = table.absolute_mask(sample)
-    if sample.label == NORMAL or path is None:
+    if sample.label == NORMAL or path is None or sample.path in table.mask_faults:
         return torch.zeros((height, width), dtype=torch.bool)
     return torch.from_numpy(resize_mask(load_mask(path, image_hw), (height, width)))

@@ -15,7 +15,6 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.methods.exposure import outlier_share
 from rad_lightning.methods.registry import SELECTION, Trust, part
 from rad_lightning.robust.contamination import (
-    TAIL,
     Contamination,
     beyond,
     contamination,
@@ -37,7 +36,7 @@ FENCE = 1.5  # of a box plot, in interquartile ranges
 MOST = 0.9  # share of the images that may be suspects
 LEAST = 1e-3  # of a doubted image's weight, in a further round: a fold may hold nothing else
 HALF = 0.5  # from this doubt on, an image is a suspect
-CONTAMINATED = 0.15  # share beyond the fence that no clean data set has
+SURE = 0.05  # lower end of the estimate from which further rounds count in full
 
 
 def trust_cost(method: MethodConfig) -> float:
@@ -84,7 +83,7 @@ def find_trust(
     known = torch.zeros(len(samples), dtype=torch.long) if reviewed is None else reviewed
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
     base, usable = base * (known != Reviewed.MISLABELLED), known != Reviewed.MISLABELLED
-    kept = base
+    kept, doubts = base, []
     for _ in range(rounds(cfg)):
         try:
             weights = kept[:, None, None].expand(samples.shape[:3])
@@ -95,13 +94,14 @@ def find_trust(
         ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
         above = torch.stack([deviations(values, usable) for values in ranked]).mean(0)
         doubt = beyond(above, cfg.fence).float() * (known != Reviewed.GOOD)
+        doubts.append(doubt)
         kept, usable = base * (1 - doubt).clamp(min=LEAST), usable & (doubt < HALF)
     suspicion, odd = ranks(ranks(ranked).mean(0)), within_image(scores)
     found = contamination(above, groups, cfg.fence, generator)
     estimate = counted(found, doubt, suspicion, known)
     if cfg.use == "fence":
-        fence = fence_at(float(doubt.mean()), cfg.fence, cfg.clean_fence)
-        doubt = beyond(above, fence).float() * (known != Reviewed.GOOD)
+        # The first round alone does no harm to clean images.
+        doubt = doubts[0].lerp(doubts[-1], sure(found.low, suspicion, known))
         doubt = doubt * precision(suspicion, known)
         weights = (base * (1 - doubt))[:, None, None].expand(samples.shape[:3])
         return Trust(suspicion, doubt > HALF, weights, None, estimate, estimate.value, 0.0, odd)
@@ -117,11 +117,12 @@ def find_trust(
     return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength, odd)
 
 
-def fence_at(share: float, fence: float, clean: float) -> float:
-    """The fence for a set of which ``share`` lies beyond ``fence``: ``clean`` up to the usual
-    ``TAIL`` of clean sets, ``fence`` from ``CONTAMINATED`` on, linearly between."""
-    dirty = min(max((share - TAIL) / (CONTAMINATED - TAIL), 0.0), 1.0)
-    return fence + (1 - dirty) * (max(clean, fence) - fence)
+def sure(low: float, suspicion: Tensor, known: Tensor) -> float:
+    """How far a set is known to be contaminated, from 0 to 1: by the last verdicts where there are
+    any, else by the lower end of the estimate, which no clean data set raised above 0."""
+    if (known != Reviewed.NO).any():
+        return precision(suspicion, known)
+    return min(1.0, low / SURE)
 
 
 def believe(

@@ -124,6 +124,10 @@ def announce(planned: Sequence[Planned], progress: Progress) -> None:
     progress.say(f"        plan  {len(planned)} cells: {done} done, {len(to_go)} to go{impossible}")
     for line in noise_lines(planned):
         progress.say(f"       noise  {line}")
+    tables = (item.job.data.table for item in planned if item.job is not None)
+    notes = [f"{t.name}/{t.category}: {note}" for t in tables for note in t.notes]
+    for line in dict.fromkeys(notes):
+        progress.say(f"        note  {line}")
     common = set.intersection(*(set(p.overrides) for p in planned))
     for item in problems[:SHOWN]:
         own = [o for o in item.overrides if o not in common] or item.overrides

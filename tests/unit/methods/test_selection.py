@@ -17,7 +17,13 @@ from rad_lightning.config import MethodConfig, TrustConfig
 from rad_lightning.evaluation.metrics import auroc
 from rad_lightning.flows.heads import Head, HeadSpec
 from rad_lightning.methods.registry import Training, build_method
-from rad_lightning.methods.selection import Trust, find_trust, sample_scores, trust_steps
+from rad_lightning.methods.selection import (
+    Trust,
+    find_trust,
+    sample_scores,
+    sure,
+    trust_steps,
+)
 from rad_lightning.methods.verdicts import follow, verdicts_alone
 from rad_lightning.robust.review import Reviewed
 from rad_lightning.robust.trusted import OutOfFold
@@ -304,6 +310,18 @@ def test_too_few_images_to_rank_are_a_user_error(source: str, images: int) -> No
 
 
 # Rounds and verdicts
+
+
+@pytest.mark.parametrize(("low", "expected"), [(0.0, 0), (0.025, 0.5), (0.05, 1), (0.4, 1)])
+def test_further_rounds_count_as_far_as_the_set_is_surely_contaminated(
+    low: float, expected: float
+) -> None:
+    nobody = torch.zeros(10, dtype=torch.long)
+    ranked = torch.linspace(1, 0, 10)
+    assert sure(low, ranked, nobody) == pytest.approx(expected)
+    # Verdicts tell more than the estimate.
+    assert sure(low, ranked, torch.full((10,), int(Reviewed.GOOD))) < 0.1
+    assert sure(low, ranked, torch.full((10,), int(Reviewed.MISLABELLED))) > 0.9
 
 
 def test_further_rounds_take_more_steps_and_doubt_what_the_first_one_did() -> None:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Generator
 
-from rad_lightning.methods.selection import fence_at
 from rad_lightning.robust.contamination import beyond, deviations
 
 
@@ -43,9 +42,3 @@ def test_what_is_known_to_be_mislabelled_moves_neither_centre_nor_spread() -> No
 @pytest.mark.parametrize(("above", "doubt"), [(-5.0, 0), (2.0, 0), (3.0, 0.5), (3.5, 0.75), (9, 1)])
 def test_doubt_rises_around_the_fence(above: float, doubt: float) -> None:
     assert beyond(torch.tensor([float(above)]), 3.0).item() == pytest.approx(doubt)
-
-
-@pytest.mark.parametrize(("share", "fence"), [(0.0, 4), (0.05, 4), (0.1, 3.5), (0.15, 3), (0.5, 3)])
-def test_the_fence_is_further_out_where_few_images_stand_out(share: float, fence: float) -> None:
-    assert fence_at(share, 3.0, 4.0) == pytest.approx(fence)
-    assert fence_at(share, 5.0, 4.0) == 5  # never below what was asked for

@@ -14,6 +14,7 @@ from rad_lightning.common.names import printed, writable
 from rad_lightning.data.images import IMAGE_SUFFIXES
 from rad_lightning.data.samples import Sample, SampleTable
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 MASK_NAME = re.compile(r"[_-](mask|gt|label|seg)$", re.IGNORECASE)
@@ -99,7 +100,7 @@ def _is_image(path: Path) -> bool:
     )
 
 
-def threaded(work: Callable[[Path], T], paths: list[Path]) -> list[T]:
+def threaded(work: Callable[[S], T], paths: list[S]) -> list[T]:
     """``work`` of every path, in order; reading and decoding release the interpreter lock."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(work, paths))

@@ -13,6 +13,8 @@ measure by itself. What differs from anomalib, and why:
 * with ``data.fit=pad``, the mirrored border counts in the score of an image, as in anomalib, where
   our methods leave it out;
 * the epochs of FastFlow and CFLOW are fixed and the last one counts; they are few, for CPUs.
+  FastFlow takes one step for each 32 images: on few images 15 epochs leave it untrained; take more
+  (``fastflow.epochs``) or smaller batches (``fastflow.batch_size``).
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from rad_lightning.data.splits import Roles, file_hashes, write_manifest
 from rad_lightning.evaluation.evaluate import Evaluation, Scored, evaluate, evaluate_maps
 from rad_lightning.evaluation.thresholds import reference, threshold
 from rad_lightning.features.cache import load_hashed
-from rad_lightning.features.extract import Box, place
+from rad_lightning.features.extract import Box
 from rad_lightning.training.finish import scored_images, write_scores
-from rad_lightning.training.job import Job, Shared, open_job
+from rad_lightning.training.job import Job, Shared, feature_spec, open_job
 
 LEARNED = "the peer has learned from every training image: a threshold from their scores is too low"
 
@@ -108,10 +108,9 @@ class Decoded:
         return job.data.hashes[row], job.data.table.white, tuple(cfg.size), cfg.fit
 
     def _load(self, job: Job, row: int) -> tuple[np.ndarray, Box]:
-        table, (height, width) = job.data.table, job.cfg.data.size
-        path = table.absolute(table.samples[row])
-        image = load_hashed(path, job.data.hashes[row], table.white or FULL)
-        return place(image, (height, width), job.cfg.data.fit)
+        table = job.data.table
+        spec = replace(feature_spec(job.cfg), white=table.white or FULL)
+        return load_hashed(table.absolute(table.samples[row]), job.data.hashes[row], spec)
 
 
 @dataclass(frozen=True)

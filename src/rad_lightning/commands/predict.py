@@ -65,12 +65,10 @@ def predict(cfg: PredictConfig) -> Path:
             page.add(found, name, _write_overlay(found, name, metadata, cfg, out.path, notes))
     if not rows:
         raise UserError(f"{first(unreadable)}; no image of input = {cfg.input} can be read")
-    if notes:
-        progress.say(f"        note  {first(notes)}")
     _write_unreadable(out, unreadable)
     out.write_text("index.html", page.page(cfg.input, unreadable))
     out.write_csv("scores.csv", HEADER, rows)
-    _say_results(progress, out.path, rows, unreadable, metadata.threshold)
+    _say_results(progress, out.path, rows, unreadable, notes)
     return out.path
 
 
@@ -134,9 +132,11 @@ def _say_results(
     folder: Path,
     rows: Sequence[tuple[str, ...]],
     unreadable: Sequence[BadImage],
-    threshold: float,
+    notes: Sequence[str],
 ) -> None:
-    flagged = sum(row[3] == "flagged" for row in rows)
+    if notes:
+        progress.say(f"        note  {first(notes)}")
+    flagged, threshold = sum(row[3] == "flagged" for row in rows), float(rows[0][2])
     progress.say(
         f"     verdict  {flagged} of {len(rows)} images flagged, their score is above "
         f"{threshold:.4g}"

@@ -61,8 +61,13 @@ def run_sweep(
     if any(p.done for p in planned):
         try:
             progress.say(f"      report  {write_report(folder)}")
-        except (UserError, OSError) as error:  # no labelled image was tested, or a full disk
-            progress.say(f"   no report  {lack(error) or error}")
+        except UserError as error:  # no labelled image was tested
+            progress.say(f"   no report  {error}")
+        except OSError as error:
+            raise UserError(
+                f"{lack(error) or error}: the finished cells are there, the report is not; the "
+                "same command goes on"
+            ) from error
     if reasons := what_failed(planned):
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         lost = sum(not p.done for p in planned)

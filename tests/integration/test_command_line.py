@@ -53,7 +53,7 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
         (["seed=1", "audit"], "'audit': the command comes first, then its settings"),
         (["head.chanels=3"], "unknown key 'head.chanels' (did you mean 'channels'?)"),
         (["sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),
-        (["data=nowhere"], "data=nowhere: choose one of csv, folder,"),
+        (["data=nowhere"], "data=nowhere: choose one of btad, csv, folder,"),
         (["head.channels=many"], "head.channels: Value 'many' of type 'str'"),
         (["head.top_fraction=2"], "head.top_fraction = 2.0: use a value > 0 and <= 1"),
         (["data=mvtec"], "data=mvtec needs the folder of the dataset: data.root=DIR"),
@@ -70,7 +70,7 @@ def test_help_is_short_and_names_the_commands(cli: Cli, capsys: pytest.CaptureFi
         (["data=null"], "data=null: Config group override must be"),
         (
             ["data.root=photos"],
-            "data.root is not read by data=synthetic: use it with data=csv, data=folder",
+            "data.root is not read by data=synthetic: use it with data=btad, data=csv, data=folder",
         ),
         (["method.lr=1e30"], "training diverged"),
         (["head.hidden=3000000000"], "GiB or more of memory"),

@@ -40,7 +40,9 @@ def test_every_method_trains_on_noisy_images(cli: Cli, method: str) -> None:
         check_trust(run, result)
 
 
-TRUSTING = ("irp", "out_of_fold", "robust", "rad_robust", "oracle_rate", "oracle_exposed")
+TRUSTING = (
+    "irp", "out_of_fold", "robust", "rad_robust", "oracle_rate", "oracle_exposed", "reweight",
+)  # fmt: skip
 
 
 def check_trust(run: Path, result: dict[str, Any]) -> None:

@@ -87,13 +87,16 @@ def shares(helps: Tensor) -> Tensor:
 def build_reweight(
     method: MethodConfig, head: Head, training: Training, seed: int
 ) -> tuple[ReweightFlow, ReweightBatches]:
-    """Trusted are the images that a person has confirmed, and those that choose the step.
+    """Trusted are the images that a person has confirmed, and those that choose the step; where
+    there are fewer than two, the half that the ranking trusts most.
 
     Raises:
         UserError: there are none.
     """
     known = [s for s in (training.good, training.held_out) if s is not None and len(s)]
     trusted = torch.cat(known) if known else training.samples[:0]
+    if len(trusted) < 2 and training.trust is not None:
+        trusted = training.samples[training.trust.suspicion < 0.5]
     if len(trusted) < 2:
         raise UserError(
             f"method={method.name}: no two images are trusted; give verdicts=FILE with good ones, "

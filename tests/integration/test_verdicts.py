@@ -64,6 +64,10 @@ def test_confirmed_anomalies_are_not_learned_as_normal(cli: Cli, noisy: Path, me
     )
     held = {r["path"] for r in rows_of(run / "scores.csv") if r["held_out"] == "1"}
     assert not held & set(injected)
+    ranked = run / "suspects.csv"
+    assert ranked.is_file() == (method == "robust") and "nan" not in (
+        ranked.read_text() if ranked.is_file() else ""
+    )
     curves = (run / "metrics.csv").read_text()
     assert ("train/exposure" in curves) == (method in ("plain", "robust"))
 

@@ -49,7 +49,7 @@ def finish(
     with progress.stage("evaluation"):
         evaluation = evaluate(data, scored, limit, cfg.data, cfg.evaluation)
     write_scores(run, data, scored, limit)
-    if images.trust:
+    if images.trust and not images.trust.suspicion.isnan().all():
         write_suspects(run, data, images)
     log = curves.read(run.path / "metrics.csv")
     with progress.stage("pictures"):
@@ -143,7 +143,7 @@ def write_suspects(run: RunDirectory, data: Dataset, images: TrainingImages) -> 
     assert trust is not None
     ranked = trust.suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
     lines = []
-    for i in ranked[: int(images.eligible.sum())].tolist():
+    for i in ranked[: int((~trust.suspicion.isnan()).sum())].tolist():
         sample, role = data.table.samples[images.rows[i]], data.roles[images.rows[i]]
         suspicion, suspect = repr(float(trust.suspicion[i])), int(trust.suspects[i])
         lines.append((sample.path, suspicion, suspect, role, sample.group))

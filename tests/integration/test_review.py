@@ -71,8 +71,9 @@ def undone(browser: Browser) -> bool:
     return not browser.run("document.querySelector('.bar [data-do=undo]').disabled")
 
 
-def current(browser: Browser) -> str:
-    return str(browser.run("document.activeElement.dataset.rank"))
+def assert_at(browser: Browser, rank: str) -> None:
+    """The focus comes to the image at ``rank``: after a dialog, a moment later."""
+    browser.wait(f"document.activeElement.dataset.rank === '{rank}'")
 
 
 def sha256_of(rank: int) -> str:
@@ -106,11 +107,11 @@ def test_images_are_judged_by_keyboard_mouse_and_touch_and_saved(tmp_path: Path)
     with browsing(drawn(tmp_path / "index.html"), tmp_path) as browser:
         browser.press("1", "1", "2", "3")
         assert progress(browser) == "4 of 6 judged · 2 mislabelled · 1 good · 1 unsure"
-        assert current(browser) == "5"
+        assert_at(browser, "5")
         # Back, judged otherwise, and both taken back; what is said twice is taken back as well.
         browser.press("k", "ArrowUp", "1", "u", "u")
         assert progress(browser) == "3 of 6 judged · 2 mislabelled · 1 good"
-        assert current(browser) == "4"
+        assert_at(browser, "4")
         browser.press("2", "ArrowLeft", "2")
         assert progress(browser) == "3 of 6 judged · 2 mislabelled · 1 good"
         # The large view: on, its map, a verdict in it, off.
@@ -120,14 +121,16 @@ def test_images_are_judged_by_keyboard_mouse_and_touch_and_saved(tmp_path: Path)
         browser.press("3")
         assert browser.run(f"{look}.querySelector('.name').textContent") == path_of(5)
         browser.press("Escape")
-        assert not browser.run(f"{look}.open") and current(browser) == "5"
+        assert_at(browser, "5")
+        assert not browser.run(f"{look}.open")
         # The mouse: on a picture, and on a verdict, after which the keyboard goes on from there.
         browser.click("article[data-rank='6'] .frame")
         assert browser.run(f"{look}.querySelector('.rank').textContent") == "6"
         browser.click("dialog [data-do=close]")
         browser.screen(360, 740)
         browser.click("article[data-rank='5'] [data-say=good]")
-        assert progress(browser).startswith("5 of 6") and current(browser) == "6"
+        assert progress(browser).startswith("5 of 6")
+        assert_at(browser, "6")
         assert browser.run("document.documentElement.scrollWidth") == 360
         # Closed before saving: the browser has kept it.
         browser.visit(tmp_path / "index.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +69,9 @@ class ReweightFlow(FlowModule):
             return nll(flow, params, values.flatten(0, 1), condition).view(places.shape).mean(1)
 
         at = {name: p.detach() for name, p in self.params.items()}
-        helps: Tensor = jvp(each, (at,), (grad(trusted)(at),))[1]
+        with warnings.catch_warnings():  # forward mode loads decompositions of torch's own
+            warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+            helps: Tensor = jvp(each, (at,), (grad(trusted)(at),))[1]
         weights = shares(helps)
         losses = each(None)
         self.log("train/images_used", (weights > 0).float().mean())

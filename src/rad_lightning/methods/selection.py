@@ -82,26 +82,15 @@ def find_trust(
         raise UserError(f"method={method.name}: a ranking needs two images, there is one")
     known = torch.zeros(len(samples), dtype=torch.long) if reviewed is None else reviewed
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
-    base, usable = base * (known != Reviewed.MISLABELLED), known != Reviewed.MISLABELLED
-    kept, doubts = base, []
-    for _ in range(rounds(cfg)):
-        try:
-            weights = kept[:, None, None].expand(samples.shape[:3])
-            scores = sample_scores(method, head, samples, groups, weights, seed, generator, tick)
-        except ValueError as error:  # too few images for folds or memories
-            raise UserError(f"method={method.name}: {error}") from error
-        alone = torch.stack([image_suspicion(head, s) for s in scores])
-        ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
-        above = torch.stack([deviations(values, usable) for values in ranked]).mean(0)
-        doubt = beyond(above, cfg.fence).float() * (known != Reviewed.GOOD)
-        doubts.append(doubt)
-        kept, usable = base * (1 - doubt).clamp(min=LEAST), usable & (doubt < HALF)
+    base = base * (known != Reviewed.MISLABELLED)
+    found = in_rounds(method, head, samples, groups, base, known, seed, generator, tick)
+    scores, ranked, above, doubts = found
     suspicion, odd = ranks(ranks(ranked).mean(0)), within_image(scores)
-    found = contamination(above, groups, cfg.fence, generator)
-    estimate = counted(found, doubt, suspicion, known)
+    guess = contamination(above, groups, cfg.fence, generator)
+    estimate = counted(guess, doubts[-1], suspicion, known)
     if cfg.use == "fence":
         # The first round alone does no harm to clean images.
-        doubt = doubts[0].lerp(doubts[-1], sure(found.low, suspicion, known))
+        doubt = doubts[0].lerp(doubts[-1], sure(guess.low, suspicion, known))
         doubt = doubt * precision(suspicion, known)
         weights = (base * (1 - doubt))[:, None, None].expand(samples.shape[:3])
         return Trust(suspicion, doubt > HALF, weights, None, estimate, estimate.value, 0.0, odd)
@@ -115,6 +104,47 @@ def find_trust(
     base = base[:, None, None].expand(samples.shape[:3])
     weights, exposed = believe(cfg, base, suspicion, suspects, outliers, assumed, strength)
     return Trust(suspicion, suspects, weights, exposed, estimate, assumed, strength, odd)
+
+
+def in_rounds(
+    method: MethodConfig,
+    head: Head,
+    samples: Tensor,
+    groups: Tensor,
+    base: Tensor,
+    known: Tensor,
+    seed: int,
+    generator: Generator,
+    tick: Callable[[], object],
+) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """The images scored ``method.trust.rounds`` times, each time with less of what is doubted.
+
+    Args:
+        base: ``(N,)`` how often an image is drawn where nothing is doubted.
+        known: ``(N,)`` of ``Reviewed``.
+
+    Returns:
+        Of the last round: the sources' sample scores ``(N, V, L)`` each, their image scores
+        ``(S, N)``, and how far these stand out, ``(N,)``; of each round: the doubt, ``(N,)``.
+
+    Raises:
+        UserError: too few images for folds or memories.
+    """
+    cfg, usable = method.trust, known != Reviewed.MISLABELLED
+    kept, doubts = base, []
+    for _ in range(rounds(cfg)):
+        try:
+            weights = kept[:, None, None].expand(samples.shape[:3])
+            scores = sample_scores(method, head, samples, groups, weights, seed, generator, tick)
+        except ValueError as error:  # too few images for folds or memories
+            raise UserError(f"method={method.name}: {error}") from error
+        alone = torch.stack([image_suspicion(head, s) for s in scores])
+        ranked = torch.stack([part_means(a, groups) for a in alone]) if cfg.by_part else alone
+        above = torch.stack([deviations(values, usable) for values in ranked]).mean(0)
+        doubt = beyond(above, cfg.fence).float() * (known != Reviewed.GOOD)
+        doubts.append(doubt)
+        kept, usable = base * (1 - doubt).clamp(min=LEAST), usable & (doubt < HALF)
+    return scores, ranked, above, doubts
 
 
 def sure(low: float, suspicion: Tensor, known: Tensor) -> float:

@@ -38,7 +38,8 @@ class Contamination:
 
 MAJORITY = 0.5  # a larger share cannot be estimated: normal images must be the majority
 RAMP = 1.0  # spreads to either side of the fence
-# Of clean images, 2 to 8 % lie beyond a fence at three spreads (experiments/robustness).
+# Of clean images, 2 to 8 % lie beyond a fence at three spreads in sets of two hundred and more, up
+# to 19 % in a second round on sets of fifty, whose bootstrap reaches below 10 % (docs/method.md).
 TAIL, LARGEST_TAIL = 0.05, 0.1
 
 
@@ -56,8 +57,9 @@ def contamination(
     most one half.
 
     The interval is a bootstrap over physical parts, as images of one part are not independent. Its
-    lower end allows for as many rare normal images as any clean data set showed, its upper end for
-    none. It does not cover what the model cannot see: anomalies that all score like normal images.
+    lower end allows for so many rare normal images that it was 0 on every clean data set, its upper
+    end for none. It does not cover what the model cannot see: anomalies that all score like normal
+    images.
 
     Args:
         above: ``(N,)``, see ``deviations``.

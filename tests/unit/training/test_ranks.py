@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.utilities import rank_zero_only
 
 from rad_lightning.common.environ import NODES
 from rad_lightning.config import MethodConfig, TrainerConfig
@@ -86,6 +87,7 @@ def test_what_an_outer_launcher_left_does_not_make_one_node_one_of_several(
 def test_of_several_nodes_what_the_user_has_set_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # which the trainer sets, and all loggers ask
     for name, value in (("NODE_RANK", "1"), ("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "4000")):
         monkeypatch.setenv(name, value)
     cfg = TrainerConfig(accelerator="cpu", devices=1, num_nodes=2)

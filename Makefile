@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rad_lightning
 SWEEP ?= outputs/noise_sweep
 
-.PHONY: help setup demo test test-fast lint sweep report wandb-sync kill faults bench peers clean
+.PHONY: help setup demo test test-fast test-long lint sweep report wandb-sync kill faults bench peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,13 @@ demo: $(VENV)/.run ## train on the embedded images and make pictures; no downloa
 	$(RUN)
 
 test: $(VENV)/.dev ## the test suite
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not long'
+
+test-long: $(VENV)/.dev ## what that leaves out: every launcher, further kinds of lost processes
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long
 
 test-fast: $(VENV)/.dev ## the part of it that takes a minute: no whole sweeps, no further processes
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not slow and not long'
 
 lint: $(VENV)/.dev ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -66,7 +66,9 @@ def test_a_sweep_of_such_trainings_is_not_replayed_by_its_processes(sweep: Sweep
     assert [len(list((run / "wandb").glob("offline-run-*"))) for run in sweep.runs] == [1, 1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)]
+)
 def test_a_lost_process_ends_the_training_in_one_line(
     tmp_path: Path, number: signal.Signals
 ) -> None:

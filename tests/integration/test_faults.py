@@ -16,8 +16,16 @@ from faults.outcomes import FAULTS, Tried
 from support import HANG
 
 pytestmark = pytest.mark.slow
-# Tests of their own have the others: test_kill, test_signals, tests/distributed.
-SAMPLED = [kind for kind in KINDS if kind not in ("ddp", "sweep workers", "kill", "signal")]
+# Tests of their own have these: tests/distributed, test_signals, test_kill, test_full_disk.
+ELSEWHERE = (
+    "ddp",
+    "sweep workers",
+    "signal",
+    "kill",
+    "disk full at each file",
+    "disk full by size",
+)
+SAMPLED = [kind for kind in KINDS if kind not in ELSEWHERE]
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -25,7 +33,7 @@ TESTS = Path(__file__).resolve().parents[1]
 def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tried]]:
     """A few tries of each kind, in a process of their own: it forks."""
     folder = tmp_path_factory.mktemp("faults")
-    line = ("-m", "faults", "--share", "0.02", "--folder", str(folder), "--only", *SAMPLED)
+    line = ("-m", "faults", "--share", "0.001", "--folder", str(folder), "--only", *SAMPLED)
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, *line],

@@ -1,6 +1,6 @@
 """kill -9 at random moments of a sweep: nothing computed is lost, and no number changes.
 
-RAD_KILLS sets how often (2 in the suite; `make kill` 10).
+RAD_KILLS sets how often (once in the suite; `make kill` 10).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import pytest
 
 from support import HANG, SMALL_SYNTHETIC, command, started
 
-KILLS = int(os.environ.get("RAD_KILLS", "2"))
+KILLS = int(os.environ.get("RAD_KILLS", "1"))
 SWEEP = (
     *("-m", *SMALL_SYNTHETIC, "method.steps=60", "trainer.checkpoint_every=5", "noise=replace"),
     *("data.test_images_per_defect=2", "evaluation.pixel=false"),
-    *("noise.ratio=0,0.5", "method=plain,oracle_clean", "seed=0,1"),
+    *("noise.ratio=0,0.5", "method=plain,oracle_clean"),
 )
 
 
@@ -41,7 +41,7 @@ def test_kill_9_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
         sorted(p.parent.name for p in (tmp_path / folder).glob("*/result.json"))
         for folder in ("whole", "cut")
     ]
-    assert len(names[0]) == 8 and names[0] == names[1]
+    assert len(names[0]) == 4 and names[0] == names[1]
     for name in ("table.md", "table.csv", "table.tex", "cells.csv"):
         tables = [(tmp_path / f / "report" / name).read_bytes() for f in ("whole", "cut")]
         assert tables[0] == tables[1], name

@@ -91,7 +91,14 @@ def fake_slurm(tmp_path: Path) -> dict[str, str]:
     return {"FAKE": str(fake), "PATH": f"{fake}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "joblib",
+        "slurm",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ray", "submitit_local")),
+    ],
+)
 def test_every_launcher_gives_the_same_files(
     name: str, tmp_path: Path, one_process: dict[str, Path], fake_slurm: dict[str, str]
 ) -> None:
@@ -119,6 +126,7 @@ def test_every_launcher_gives_the_same_files(
         assert "export OMP_NUM_THREADS=4\n" in submitted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["joblib", "slurm"])  # the two that needed care
 def test_a_cell_may_start_processes_of_its_own(
     name: str, tmp_path: Path, fake_slurm: dict[str, str]

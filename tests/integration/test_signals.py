@@ -68,6 +68,7 @@ def test_a_start_that_is_terminated_says_so(tmp_path: Path, arguments: tuple[str
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(2 * HANG)
 def test_a_worker_whose_command_is_killed_saves_what_it_has_trained(tmp_path: Path) -> None:
     endless = (*TRAINING, "method.steps=1000000", "trainer.checkpoint_every=1000000")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 
 from rad_lightning.common.errors import BusyError, DivergedError, TooLargeError, UserError
 from rad_lightning.common.files import write_text
+from rad_lightning.common.locks import held
 from rad_lightning.common.progress import Progress, duration
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.runs import RunDirectory
@@ -78,13 +79,13 @@ def tune(cfg: TuneConfig) -> Path:
 
 
 class Search:
-    """A study on disk. What two processes must not do at once is done under ``lock``."""
+    """A study on disk. What two processes must not do at once is done ``locked``."""
 
     def __init__(self, cfg: TuneConfig, key: str) -> None:
         self.cfg, self.folder = cfg, Path(cfg.study)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock")
-        with self.lock:
+        with self.locked():
             self.study = open_study(self.folder / JOURNAL, self.lock)
             known = self.study.user_attrs.get("key")
             if known is None:
@@ -94,6 +95,10 @@ class Search:
                 f"{self.folder}: holds a study of other settings, images or another space; "
                 "use another study=FOLDER"
             )
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Alone with the study; who waits long for it says for whom."""
+        return held(Path(self.lock.lock_file), lock=self.lock)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
@@ -122,19 +127,19 @@ class Search:
     @contextmanager
     def trial_to_run(self) -> Iterator[Trial | None]:
         """A trial with its settings drawn; while its process runs, it holds a lock."""
-        with self.lock:
+        with self.locked():
             self.fail_killed()
             begun = len(self.trials(*FINISHED, TrialState.RUNNING))
             trial = self.draw(begun) if begun < self.cfg.trials else None
-            held = self.sign_of_life(trial.number) if trial else None
-            if held:
-                held.acquire()
+            sign = self.sign_of_life(trial.number) if trial else None
+            if sign:
+                sign.acquire()
         try:
             yield trial
         finally:
-            if held:
-                held.release()
-                Path(held.lock_file).unlink(missing_ok=True)
+            if sign:
+                sign.release()
+                Path(sign.lock_file).unlink(missing_ok=True)
 
     def draw(self, begun: int) -> Trial:
         """A new trial. Seeded by how many there are, it is the same after an interruption."""
@@ -151,13 +156,13 @@ class Search:
     def fail_killed(self) -> None:
         """Trials that no process is at any more do not count."""
         for trial in self.trials(TrialState.RUNNING):
-            held = self.sign_of_life(trial.number)
+            sign = self.sign_of_life(trial.number)
             try:
-                with held.acquire(timeout=0):
+                with sign.acquire(timeout=0):
                     self.study.tell(trial.number, state=TrialState.FAIL)
             except Timeout:
                 continue
-            Path(held.lock_file).unlink(missing_ok=True)
+            Path(sign.lock_file).unlink(missing_ok=True)
 
     def value(self, trial: Trial, shared: Shared) -> float:
         """The trial's held-out NLL, nats per dimension.
@@ -201,7 +206,7 @@ class Search:
     def write(self) -> None:
         """``study.csv`` and ``best.yaml``, each whole or not at all."""
         keys = [values.key for values in self.cfg.space.values()]
-        with self.lock:
+        with self.locked():
             rows = [table_row(trial, keys) for trial in self.trials(*TrialState)]
             header = ("trial", "state", "value", *keys, "seconds", "run")
             RunDirectory(self.folder).write_csv(TABLE, header, rows)

@@ -22,8 +22,9 @@ HOST = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 @contextmanager
-def held(file: Path, wait: bool = True) -> Iterator[None]:
+def held(file: Path, wait: bool = True, lock: FileLock | None = None) -> Iterator[None]:
     """Hold the lock ``file``; whoever comes later learns who holds it from a file beside it.
+    ``lock``: one on that file which others share in this process.
 
     Who waits longer than ``PATIENCE`` says so on stderr, once, and once more when the process that
     holds the lock is stopped.
@@ -32,7 +33,7 @@ def held(file: Path, wait: bool = True) -> Iterator[None]:
         Timeout: another process holds it, without ``wait``.
         OSError: the lock cannot be written.
     """
-    lock = FileLock(file)
+    lock = lock or FileLock(file)
     if wait:
         _wait(lock, file)
     else:

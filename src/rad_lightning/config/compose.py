@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class PlannedSweeperConfig:
     params: dict[str, str] | None = None
 
 
+@cache  # Hydra's store holds for the whole process
 def register_schemas() -> None:
     """Tell Hydra the types, so that unknown keys and wrong types fail while composing."""
     store = ConfigStore.instance()

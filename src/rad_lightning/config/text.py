@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,11 +43,16 @@ def as_written(override: str, schema: Any, sweeps: bool) -> str:
     stay as they are. With ``sweeps``, commas part the values of a sweep.
     """
     key, equal, value = override.partition("=")
-    several = dict(text_keys(schema)).get(key.lstrip("+"))
+    several = _text_settings(schema).get(key.lstrip("+"))
     if several is None or not equal or (sweeps and SWEPT.fullmatch(value)):
         return override
     values = [v.strip() for v in parted(value)] if sweeps else [value]
     return key + equal + ",".join(_listed(v) if several else _text(v) for v in values)
+
+
+@cache  # of a handful of dataclasses, for every setting of a command line
+def _text_settings(schema: Any) -> dict[str, bool]:
+    return dict(text_keys(schema))
 
 
 def _listed(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Weighted draws with replacement from running sums, which are computed once for all draws.
+"""What a flow is shown: weighted draws from running sums, which are computed once, and jitter.
 
 Not ``torch.multinomial``: it sums the weights at every draw, and takes no more than 2^24 of them.
 """
@@ -19,3 +19,15 @@ def drawn_from(sums: Tensor, count: int, generator: Generator) -> Tensor:
     is never drawn."""
     where = torch.rand(len(sums), count, generator=generator, dtype=torch.double)
     return torch.searchsorted(sums, where * sums[:, -1:], right=True)
+
+
+def jittered(samples: Tensor, sigma: float, generator: Generator) -> Tensor:
+    """``samples`` with Gaussian noise of standard deviation ``sigma``, in theirs; 0: themselves.
+
+    A flow of few images then learns a smoother density (noise regularisation; Rothfuss et al.,
+    2019), and what no training image shows is less often an anomaly to it.
+    """
+    if not sigma:
+        return samples
+    noise = torch.randn(samples.shape, generator=generator)
+    return samples + sigma * noise.to(samples)

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from rad_lightning.flows.sampling import jittered
+
 
 class Samples(NamedTuple):
     """Flow samples ``(..., n, D)``, and of each ``(..., n)``: its position on the grid, which of
@@ -38,7 +40,8 @@ class Episodes(NamedTuple):
 @dataclass(frozen=True)
 class Bank:
     """The samples of some images, ``(N, V, L, D)`` with NaN where there is no image, addressed by
-    image. ``groups`` ``(N,)`` are the physical parts.
+    image. ``groups`` ``(N,)`` are the physical parts, ``jitter`` is the standard deviation of the
+    noise on what is drawn.
 
     Raises:
         ValueError: fewer than two images, or one of them without a sample.
@@ -46,6 +49,7 @@ class Bank:
 
     samples: Tensor
     groups: Tensor
+    jitter: float = 0.0
     flat: Tensor = field(init=False)  # (P,) places of the samples in samples.flatten(0, 2)
     start: Tensor = field(init=False)  # (N,) where an image begins in ``flat``
     count: Tensor = field(init=False)  # (N,) samples of an image
@@ -69,7 +73,7 @@ class Bank:
         places = torch.rand(size, generator=generator, dtype=torch.double)
         at = self.flat[self.start[chosen] + (places * self.count[chosen]).long()]
         _, views, length, _ = self.samples.shape
-        values = self.samples.flatten(0, 2)[at].float()
+        values = jittered(self.samples.flatten(0, 2)[at].float(), self.jitter, generator)
         return Samples(values, at % length, slots, at // length % views)
 
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rad_lightning.common.randomness import stream_seed
-from rad_lightning.flows.sampling import drawn_from, running_sums
+from rad_lightning.flows.sampling import drawn_from, jittered, running_sums
 from rad_lightning.meta.tasks import Bank
 
 
@@ -35,6 +35,7 @@ class SampleBatches:
         weights: ``(P,)`` how often a sample is drawn; ``None``: all alike.
         exposed: ``(P,)`` the same for those that are to be pushed away; ``None``: there are none.
         share: of a batch that is pushed away, in this case.
+        jitter: standard deviation of the noise on what is drawn.
     """
 
     samples: Tensor
@@ -43,6 +44,7 @@ class SampleBatches:
     weights: Tensor | None = None
     exposed: Tensor | None = None
     share: float = 0.0
+    jitter: float = 0.0
     stream = "batches"
 
     def draw(self, generator: Generator, world: int) -> tuple[Tensor, ...]:
@@ -50,7 +52,7 @@ class SampleBatches:
         size = max(1, min(self.size, len(self.samples)) // world)
         if self.exposed is None:
             chosen = self._among(self._learned, size, generator)
-            return self.samples[chosen].float(), self.positions[chosen]
+            return self._at(chosen, generator), self.positions[chosen]
         outliers = max(1, round(self.share * size))
         chosen = torch.cat(
             [
@@ -59,7 +61,10 @@ class SampleBatches:
             ]
         )
         exposed = torch.arange(len(chosen)) >= len(chosen) - outliers
-        return self.samples[chosen].float(), self.positions[chosen], exposed
+        return self._at(chosen, generator), self.positions[chosen], exposed
+
+    def _at(self, chosen: Tensor, generator: Generator) -> Tensor:
+        return jittered(self.samples[chosen].float(), self.jitter, generator)
 
     @cached_property
     def _learned(self) -> Tensor | None:

@@ -168,7 +168,7 @@ def build_bilevel(
             f"method={method.name}: tasks need two training images beside the held-out ones, "
             f"there are {len(training.samples)}"
         )
-    bank = Bank(training.samples, training.groups)
+    bank = Bank(training.samples, training.groups, head.spec.jitter)
     central = torch.ones(len(bank), dtype=torch.bool)
     if CENTRAL in needs(method):
         central = central_images(head, training.samples, meta.trusted_fraction)

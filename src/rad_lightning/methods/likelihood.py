@@ -47,15 +47,15 @@ def build_likelihood(
     """Maximum likelihood on single samples, by the weights that the selection gives them."""
     unseen = unseen_samples(method, training, seed)
     exposure = exposure_of(method.trust, training)
-    return PlainFlow(head, method, unseen, exposure), sample_batches(method, training)
+    return PlainFlow(head, method, unseen, exposure), sample_batches(method, head, training)
 
 
-def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
-    """Batches of single samples, by the weights that trust gives them."""
+def sample_batches(method: MethodConfig, head: Head, training: Training) -> SampleBatches:
+    """Batches of single samples for ``head``, by the weights that trust gives them."""
     flat, positions = flat_samples(training.samples)
     trust = training.trust
     if trust is None:
-        return SampleBatches(flat, positions, method.batch_size)
+        return SampleBatches(flat, positions, method.batch_size, jitter=head.spec.jitter)
     valid = ~training.samples[..., 0].isnan()
     if not (trust.weights[valid] > 0).any():
         raise UserError(
@@ -63,5 +63,12 @@ def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
             "mislabelled; use a lower method.trust.rate or method.trust.reach"
         )
     exposed = None if trust.exposed is None else trust.exposed[valid]
-    share = method.trust.share
-    return SampleBatches(flat, positions, method.batch_size, trust.weights[valid], exposed, share)
+    return SampleBatches(
+        flat,
+        positions,
+        method.batch_size,
+        trust.weights[valid],
+        exposed,
+        share=method.trust.share,
+        jitter=head.spec.jitter,
+    )

@@ -12,6 +12,7 @@ from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import L2Config, MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.flows.sampling import jittered
 from rad_lightning.flows.stacked import fit_stack
 from rad_lightning.methods.batches import flat_samples
 from rad_lightning.methods.registry import Training
@@ -74,7 +75,8 @@ def held_out_losses(
         return of[chosen].to(device).float(), head.condition(at[chosen].to(device))
 
     def draw() -> tuple[Tensor | None, ...]:
-        parts = batch(samples, positions, min(method.batch_size, len(samples)))
+        drawn, condition = batch(samples, positions, min(method.batch_size, len(samples)))
+        parts = (jittered(drawn, head.spec.jitter, generator), condition)
         same = (p if p is None else p.expand(len(SCALES), *p.shape) for p in parts)
         return (*same, strengths)
 

@@ -107,7 +107,8 @@ def build_reweight(
         )
     if method.l2.on:
         raise UserError(f"method={method.name} has no penalty: set method.l2.form=none")
-    images = ImageBatches(Bank(training.samples, training.groups), method.batch_size)
+    learned = Bank(training.samples, training.groups, head.spec.jitter)
+    images = ImageBatches(learned, method.batch_size)
     bank = Bank(trusted, torch.arange(len(trusted)))
     return ReweightFlow(head, method), ReweightBatches(
         images, bank, settings_of(method, NAME).trusted

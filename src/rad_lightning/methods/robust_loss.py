@@ -55,6 +55,7 @@ def build_robust_loss(
     """Batches of images, of which a share is trimmed or pushed away."""
     latent = method.latent
     rate = training.injected if latent.known_rate else latent.rate
-    images = ImageBatches(Bank(training.samples, training.groups), method.batch_size)
+    bank = Bank(training.samples, training.groups, head.spec.jitter)
+    images = ImageBatches(bank, method.batch_size)
     unseen = unseen_samples(method, training, seed)
     return RobustLossFlow(head, method, rate, unseen), images

@@ -81,14 +81,15 @@ def pseudo_noise(given: Given) -> TaskSource:
     if corrupted is None:
         generator = Generator().manual_seed(stream_seed("spoiled", given.seed))
         corrupted = corrupt(bank.samples, generator)
-    copies = Bank(corrupted, bank.groups)
+    copies = Bank(corrupted, bank.groups, bank.jitter)
     return PseudoNoise(bank, copies, given.central, meta.images, meta.max_rate)
 
 
 @task_source("cross_category", lambda _: {CATEGORIES})
 def cross_category(given: Given) -> TaskSource:
     """Tasks from other categories."""
-    banks = [Bank(samples, groups) for samples, groups in given.training.others]
+    jitter = given.bank.jitter
+    banks = [Bank(samples, groups, jitter) for samples, groups in given.training.others]
     return CrossCategory([Bootstrap(bank, given.method.meta.images) for bank in banks])
 
 
@@ -109,4 +110,5 @@ def trusted_queries(meta: MetaConfig, bank: Bank, trust: Trust, share: float) ->
     suspect = doubt > 0
     every = outliers.clone()
     every[~suspect] = bank.samples[~suspect]  # never drawn: a bank asks for a sample of each
-    return Trusted(bank, trust.suspicion, Bank(every, bank.groups), doubt, meta.images, share)
+    suspects = Bank(every, bank.groups, bank.jitter)
+    return Trusted(bank, trust.suspicion, suspects, doubt, meta.images, share)

@@ -33,6 +33,7 @@ def build_head(cfg: HeadConfig, feature_shape: tuple[int, ...], seed: int) -> He
             score=cfg.score,
             seed=stream_seed("init", seed),
             center=cfg.center,
+            jitter=cfg.jitter,
         )
     )
 

@@ -1,11 +1,11 @@
-"""Weighted draws: in proportion to the weights, never what weighs nothing, a row at a time."""
+"""Weighted draws: in proportion to the weights, never what weighs nothing, a row at a time; jitter."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from rad_lightning.flows.sampling import drawn_from, running_sums
+from rad_lightning.flows.sampling import drawn_from, jittered, running_sums
 
 
 def test_places_are_drawn_in_proportion_and_never_those_of_no_weight() -> None:
@@ -23,3 +23,15 @@ def test_more_places_than_multinomial_takes() -> None:
     weights[-1] = 1.0
     drawn = drawn_from(running_sums(weights)[None], 3, torch.Generator().manual_seed(0))
     assert drawn.tolist() == [[2**24 + 1] * 3]
+
+
+def test_jitter_has_its_standard_deviation_and_is_the_generators() -> None:
+    samples = torch.arange(20_000.0).view(-1, 4) / 1000
+    one, again, other = (
+        jittered(samples, 0.3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    noise = one - samples
+    torch.testing.assert_close(noise.mean(0), torch.zeros(4), atol=0.02, rtol=0)
+    torch.testing.assert_close(noise.std(0), torch.full((4,), 0.3), atol=0.02, rtol=0)
+    assert jittered(samples, 0.0, torch.Generator()) is samples

@@ -95,6 +95,14 @@ def test_drawn_samples_are_those_at_the_returned_places() -> None:
     assert torch.equal(channel(drawn, POSITION), drawn.positions)
 
 
+def test_jitter_moves_what_a_bank_gives_and_draws_the_same() -> None:
+    images = torch.tensor([4, 1])
+    still, moved = (Bank(labelled(), GROUPS, j).draw(images, 9, seeded()) for j in (0.0, 0.1))
+    for one, two in zip(still[1:], moved[1:], strict=True):
+        assert torch.equal(one, two)
+    assert 0 < float((moved.values - still.values).abs().max()) < 1
+
+
 def test_every_sample_of_an_image_is_drawn_and_all_about_as_often() -> None:
     drawn = bank().draw(torch.tensor([0]), 5000, seeded())
     _, counts = (drawn.views * LENGTH + drawn.positions).unique(return_counts=True)

@@ -146,3 +146,14 @@ def test_weighted_batches_are_what_their_generator_makes_them() -> None:
         drawn(weights=WEIGHTS, exposed=EXPOSED, share=0.5, seed=seed)[0] for seed in (4, 4, 5)
     )
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_jitter_moves_what_is_drawn_and_draws_the_same() -> None:
+    still, moved = (
+        SampleBatches(SAMPLES, POSITIONS, 6, jitter=jitter).draw(
+            torch.Generator().manual_seed(0), 1
+        )
+        for jitter in (0.0, 0.1)
+    )
+    assert torch.equal(still[1], moved[1])
+    assert 0 < float((moved[0] - still[0]).abs().max()) < 1

@@ -65,6 +65,7 @@ def beyond_bounds(count: int, seed: int = 0) -> Iterator[list[str]]:
         "head.channels": ("2", "8", "100000"),
         "head.top_fraction": ("1e-30", "1"),
         "head.clamp": ("1e-30", "10"),
+        "head.jitter": ("0", "10"),
         "head.local_pool": ("1", "3", "101", "100000001"),
         "head.position_dims": ("0", "4", "1024", "4000000"),
         "head.scales": ("[0.001]", "[4]", "[1,0.5]"),

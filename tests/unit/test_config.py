@@ -72,6 +72,7 @@ def test_prepare_composes() -> None:
     ("override", "line"),
     [
         ("head.top_fraction=1.5", "head.top_fraction = 1.5: use a value > 0 and <= 1"),
+        ("head.jitter=-1", "head.jitter = -1.0: use a value from 0 to 10"),
         ("head.top_fraction=0", "head.top_fraction = 0.0: use a value > 0 and <= 1"),
         ("seed=-1", "seed = -1: use a value from 0 to 4294967295"),
         ("data.fit=crop", "data.fit = 'crop': choose one of stretch, pad"),
@@ -162,6 +163,7 @@ def test_the_layers_are_those_of_the_head_unless_they_are_given() -> None:
     real = ("data=folder", "data.root=photos")
     assert composed(*real).layers == [2, 3]
     assert composed(*real, "head=pooled").layers == [1, 2, 3]  # the paper's form
+    assert composed(*real, "head=pooled").head.jitter == 0 < composed(*real).head.jitter
     assert composed(*real, "backbone.weights=untrained").layers == [1, 2, 3]
     assert composed().layers == [1, 2, 3]  # the embedded images, without a download
     assert composed("backbone.out_indices=[3]").layers == [3]

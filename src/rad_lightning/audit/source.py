@@ -39,8 +39,8 @@ def of_run(cfg: AuditConfig) -> AuditConfig:
                 f"{key} comes from the run: with run=DIR, set only {', '.join(MOVED)} "
                 "and the settings of the audit"
             )
+    run = read_config(folder / "config.yaml")  # first: it bounds what is hashed
     check_files(RunDirectory(folder), ("config.yaml", "manifest.csv"))
-    run = read_config(folder / "config.yaml")
     written = set(map(key_of, cfg.asked))
     data, backbone = run.data, run.backbone
     for name in ("root", "csv", "on_bad_image"):

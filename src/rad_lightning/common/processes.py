@@ -33,14 +33,21 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def sigterm_left_to_lightning() -> Iterator[None]:
-    """Inside, a Lightning training notes SIGTERM, so that its step is finished and saved: see
-    ``training.callbacks.SaveLast``."""
-    with _on_sigterm(signal.SIG_DFL):
+    """Inside, from ``lightning_takes_sigterm`` on, a Lightning training notes SIGTERM, so that its
+    step is finished and saved: see ``training.callbacks.SaveLast``."""
+    with _on_sigterm(signal.getsignal(signal.SIGTERM)):
         _saves.set()
         try:
             yield
         finally:
             _saves.clear()
+
+
+def lightning_takes_sigterm() -> None:
+    """Leave SIGTERM to Lightning, which takes it only where nobody else has. It does so just before
+    the first step; until then it would end the process without a word."""
+    if _saves.is_set() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_worker() -> bool:
@@ -60,11 +67,11 @@ def prepare_worker() -> None:
 
 
 @contextmanager
-def _on_sigterm(handler: Callable[..., Any] | signal.Handlers) -> Iterator[None]:
+def _on_sigterm(handler: Callable[..., Any] | int | signal.Handlers | None) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
     try:
         yield
     finally:

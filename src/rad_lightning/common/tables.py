@@ -32,13 +32,25 @@ def plain(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
+def text_lines(lines: Iterable[str]) -> Iterator[str]:
+    """``lines``, as they are.
+
+    Raises:
+        csv.Error: one holds a NUL byte, as a damaged file may; Python would take it for text.
+    """
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise csv.Error(f"line {number} holds a NUL byte")
+        yield line
+
+
 def read_rows(lines: Iterable[str]) -> Iterator[dict[str, str]]:
     """The rows that ``to_csv`` wrote, by column; ``lines`` come with their own line ends.
 
     Raises:
         csv.Error: not a CSV file.
     """
-    for row in csv.DictReader(lines):
+    for row in csv.DictReader(text_lines(lines)):
         yield {key: plain(cell) for key, cell in row.items() if key and cell is not None}
 
 

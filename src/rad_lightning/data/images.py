@@ -217,6 +217,9 @@ def _decode(
         if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImage(path, "the file is empty (0 bytes), expected an image")
         with Image.open(_source(path, content), formats=FORMATS) as image:
+            if image.format == "PNG":  # whose decoder stops at the last pixel, before its checksum
+                image.verify()
+        with Image.open(_source(path, content), formats=FORMATS) as image:
             if (pixels := image.width * image.height) > limit.pixels:
                 raise BadImage(
                     path, f"{pixels} pixels are more than max_pixels = {limit.pixels} allows"

@@ -17,7 +17,7 @@ import numpy as np
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import write_text
-from rad_lightning.common.tables import plain, to_csv
+from rad_lightning.common.tables import plain, text_lines, to_csv
 from rad_lightning.data.samples import ANOMALOUS, NORMAL, UNLABELLED, Sample, SampleTable
 from rad_lightning.data.verdicts import Verdict
 
@@ -275,7 +275,7 @@ def read_manifest(path: Path, roles: Collection[str] = Roles.RECORDED) -> list[M
     rows: dict[str, ManifestRow] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(text_lines(file))
             if (header := next(reader, [])) != list(HEADER):
                 columns = ",".join(HEADER)
                 raise UserError(f"{path}:1: expected the columns {columns}, found {header}")

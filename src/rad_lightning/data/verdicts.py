@@ -19,6 +19,7 @@ from pathlib import Path
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.files import atomic
 from rad_lightning.common.sealed import read_regular
+from rad_lightning.common.tables import text_lines
 
 
 class Verdict(StrEnum):
@@ -89,7 +90,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = read_regular(file).decode("utf-8-sig")
         header = next(StringIO(text), "")
         separator = ";" if ";" in header and "," not in header else ","
-        lines = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
+        lines = csv.reader(text_lines(StringIO(text, newline="")), delimiter=separator, strict=True)
         columns = [name.strip() for name in next(lines, [])]
         if missing := [name for name in REQUIRED if name not in columns]:
             raise UserError(f"{file}:1: no column {missing[0]}; expected the columns {COLUMNS}")

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from rad_lightning.common.errors import DivergedError
-from rad_lightning.common.processes import Terminated
+from rad_lightning.common.processes import Terminated, lightning_takes_sigterm
 from rad_lightning.common.progress import Bar
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.flows.coupling import Parameters, nll
@@ -98,6 +98,9 @@ class SaveLast(Callback):
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
+
+    def on_fit_start(self, *_: object) -> None:
+        lightning_takes_sigterm()
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         # Lightning would wait for all processes, and a lost one never answers.

@@ -204,7 +204,9 @@ def build_trainer(
     alone = [LightningEnvironment()] if spawns(cfg) or cfg.num_nodes == 1 else []
     if cfg.num_nodes == 1 and "LOCAL_RANK" not in os.environ:
         forget_nodes()
-    loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=10)]
+    # Every row at once: a killed training goes on from its checkpoint, and no row before that is
+    # computed again.
+    loggers: list[Logger] = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=1)]
     try:
         return Trainer(
             accelerator=cfg.accelerator,

@@ -107,8 +107,8 @@ def read(folder: Path, count: int, seed: int) -> Iterator[tuple[Any, ...]]:
                 yield f"predict, {name}", ended, wrong
             else:
                 ended = rad(here, *READERS["export"], f"checkpoint={run}")
-                wrong = "exported" if number_changed(run, whole.run) else None
-                yield f"export, {name}", ended, wrong
+                wrong = ended.code == 0 and number_changed(run, whole.run)
+                yield f"export, {name}", ended, "exported" if wrong else None
 
 
 def number_changed(run: Path, other: Path) -> bool:

@@ -16,6 +16,7 @@ from rad_lightning.common.environ import RANKS, forget_ranks
 from rad_lightning.common.errors import BusyError
 from rad_lightning.common.processes import (
     Terminated,
+    lightning_takes_sigterm,
     sigterm_left_to_lightning,
     sigterm_raises,
 )
@@ -37,7 +38,10 @@ def test_sigterm_raises_once_and_is_left_as_it_was() -> None:
 def test_lightning_finds_no_handler_while_it_trains() -> None:
     with sigterm_raises():
         ours = signal.getsignal(signal.SIGTERM)
+        lightning_takes_sigterm()  # not while none trains
         with sigterm_left_to_lightning():
+            assert signal.getsignal(signal.SIGTERM) is ours
+            lightning_takes_sigterm()
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) is ours
 

@@ -39,3 +39,8 @@ def test_a_table_of_an_older_version_is_read_as_it_is(cell: str) -> None:
 
 def test_a_header_is_no_formula_either() -> None:
     assert to_csv(["=x"], []) == "'=x\n"
+
+
+def test_a_nul_byte_is_no_text() -> None:
+    with pytest.raises(csv.Error, match="line 2 holds a NUL byte"):
+        list(read_rows(["a,b\n", "1,\0\n"]))

@@ -201,3 +201,13 @@ def test_the_size_of_a_png_knows_its_turn_without_decoding(
     if how == "none":
         file.write_bytes(file.read_bytes()[:45])  # the header is whole
         assert image_size(file) == (20, 30)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_png_whose_last_pixels_are_damaged_is_refused(tmp_path: Path, depth: type) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(depth)
+    content = bytearray(save(tmp_path / "a.png", noise).read_bytes())
+    content[-20:-16] = bytes(4)  # before the checksum of the pixels, and the end of the file
+    (tmp_path / "b.png").write_bytes(content)
+    with pytest.raises(BadImage, match="the image is damaged"):
+        load_image(tmp_path / "b.png")

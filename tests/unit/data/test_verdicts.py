@@ -94,7 +94,7 @@ def test_equal_verdicts_about_one_image_count_once(tmp_path: Path) -> None:
         (b"", r":1: no column sha256; expected the columns path,sha256,verdict"),
         (b"path,sha256\n", r":1: no column verdict"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", r": not a CSV file in UTF-8 \("),
-        (b"PK\x03\x04\x14\x00\x06\x00xl/workbook", r":1: no column sha256"),
+        (b"PK\x03\x04\x14\x00\x06\x00xl/workbook", r": not a CSV file in UTF-8 \("),
         (TEXT.encode() + b'"open,', r": not a CSV file in UTF-8 \("),
         (f"{COLUMNS}\na,{A},bad,,,\n", r":2: verdict 'bad' is not known: choose one of mislabel"),
         (f"{COLUMNS}\na,{A},good\n", r":2: expected 6 values, as in the header, found 3"),

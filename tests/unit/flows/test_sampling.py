@@ -1,4 +1,4 @@
-"""Weighted draws: in proportion to the weights, never what weighs nothing, a row at a time; jitter."""
+"""Weighted draws: in proportion, never what weighs nothing, a row at a time; and jitter."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from csv import DictReader, Error
 from pathlib import Path
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.tables import text_lines
 from rad_lightning.data.layouts.common import (
     ANOMALOUS_WORDS,
     NORMAL_WORDS,
@@ -77,7 +78,7 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Every row with its place ``file:line`` for messages."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = DictReader(stream, strict=True)
+            reader = DictReader(text_lines(stream), strict=True)
             columns = list(reader.fieldnames or ())
             unknown = [c for c in columns if c not in REQUIRED + OPTIONAL]
             missing = [c for c in REQUIRED if c not in columns]

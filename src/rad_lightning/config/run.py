@@ -133,8 +133,9 @@ class HeadConfig:
     center: str = setting("global", choices=("global", "position"))
     views: list[str] = setting(["identity"], choices=VIEWS)
     score: str = setting("nll", choices=("nll", "latent"))
-    # Noise on the flow's training samples, whose own standard deviation is 1 in every dimension.
-    jitter: float = setting(0.15, low=0.0, high=10.0)
+    # Noise on the flow's training samples, whose own standard deviation is 1 in every dimension; it
+    # falls with the fourth root of the number of training images.
+    jitter: float = setting(0.4, low=0.0, high=10.0)
     # patch
     local_pool: int = setting(3, low=1)
     top_fraction: float = setting(0.03, above=0.0, high=1.0)

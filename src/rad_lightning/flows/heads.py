@@ -36,7 +36,7 @@ class HeadSpec:
     score: str  # "nll" or "latent"
     seed: int  # of the flow's initial weights
     center: str = "global"  # or "position": each grid position has a mean of its own
-    jitter: float = 0.0  # of the samples that the flow is trained on; nothing else reads it
+    jitter: float = 0.0  # of training samples, see ``sampling.bandwidth``; nothing else reads it
 
 
 class Head(nn.Module):

@@ -21,6 +21,12 @@ def drawn_from(sums: Tensor, count: int, generator: Generator) -> Tensor:
     return torch.searchsorted(sums, where * sums[:, -1:], right=True)
 
 
+def bandwidth(jitter: float, images: int) -> float:
+    """Standard deviation of the noise for a flow of so many images: ``jitter`` for one, and less
+    with their fourth root, as the width of a kernel estimate falls (Scott, 1992) at its fastest."""
+    return jitter / float(images**0.25)
+
+
 def jittered(samples: Tensor, sigma: float, generator: Generator) -> Tensor:
     """``samples`` with Gaussian noise of standard deviation ``sigma``, in theirs; 0: themselves.
 

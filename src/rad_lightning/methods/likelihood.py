@@ -8,6 +8,7 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.methods.batches import SampleBatches, flat_samples
 from rad_lightning.methods.exposure import Exposure, exposure_of
 from rad_lightning.methods.module import FlowModule, unseen_samples
@@ -53,9 +54,10 @@ def build_likelihood(
 def sample_batches(method: MethodConfig, head: Head, training: Training) -> SampleBatches:
     """Batches of single samples for ``head``, by the weights that trust gives them."""
     flat, positions = flat_samples(training.samples)
+    jitter = bandwidth(head.spec.jitter, len(training.samples))
     trust = training.trust
     if trust is None:
-        return SampleBatches(flat, positions, method.batch_size, jitter=head.spec.jitter)
+        return SampleBatches(flat, positions, method.batch_size, jitter=jitter)
     valid = ~training.samples[..., 0].isnan()
     if not (trust.weights[valid] > 0).any():
         raise UserError(
@@ -70,5 +72,5 @@ def sample_batches(method: MethodConfig, head: Head, training: Training) -> Samp
         trust.weights[valid],
         exposed,
         share=method.trust.share,
-        jitter=head.spec.jitter,
+        jitter=jitter,
     )

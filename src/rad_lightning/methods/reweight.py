@@ -15,6 +15,7 @@ from rad_lightning.config import MethodConfig
 from rad_lightning.config.fields import setting
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
+from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.meta.tasks import Bank, Samples
 from rad_lightning.methods.batches import ImageBatch, ImageBatches
 from rad_lightning.methods.module import FlowModule
@@ -107,7 +108,8 @@ def build_reweight(
         )
     if method.l2.on:
         raise UserError(f"method={method.name} has no penalty: set method.l2.form=none")
-    learned = Bank(training.samples, training.groups, head.spec.jitter)
+    jitter = bandwidth(head.spec.jitter, len(training.samples))
+    learned = Bank(training.samples, training.groups, jitter)
     images = ImageBatches(learned, method.batch_size)
     bank = Bank(trusted, torch.arange(len(trusted)))
     return ReweightFlow(head, method), ReweightBatches(

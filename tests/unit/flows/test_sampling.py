@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rad_lightning.flows.sampling import drawn_from, jittered, running_sums
+from rad_lightning.flows.sampling import bandwidth, drawn_from, jittered, running_sums
 
 
 def test_places_are_drawn_in_proportion_and_never_those_of_no_weight() -> None:
@@ -35,3 +35,9 @@ def test_jitter_has_its_standard_deviation_and_is_the_generators() -> None:
     torch.testing.assert_close(noise.mean(0), torch.zeros(4), atol=0.02, rtol=0)
     torch.testing.assert_close(noise.std(0), torch.full((4,), 0.3), atol=0.02, rtol=0)
     assert jittered(samples, 0.0, torch.Generator()) is samples
+
+
+def test_the_more_images_the_less_jitter() -> None:
+    assert bandwidth(0.4, 1) == 0.4
+    assert bandwidth(0.4, 16) == pytest.approx(0.2)
+    assert bandwidth(0.0, 16) == 0

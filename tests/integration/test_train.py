@@ -48,7 +48,7 @@ def test_the_numbers_of_a_known_training_have_not_drifted(cli: Cli) -> None:
     assert cli(*SMALL_SYNTHETIC, *images, *longer, "backbone.weights=untrained") == 0
     result = result_of(only_run())
     assert result["metrics"]["image_auroc"] == pytest.approx(0.8000, abs=1e-3)
-    assert result["held_out_nll"] == pytest.approx(1.2943, abs=1e-3)
+    assert result["held_out_nll"] == pytest.approx(1.2989, abs=1e-3)
 
 
 def test_second_run_is_served_from_the_cache_and_bit_identical(cli: Cli) -> None:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -80,26 +80,42 @@ def main(argv: list[str] | None = None) -> None:
         # Without it, Hydra prints its errors and exits by itself; here it is to raise them.
         with variable("HYDRA_FULL_ERROR", "1"), sigterm_raises():
             dispatch(arguments)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        print(f"error: {printed(one_line(error))}", file=sys.stderr)
-        sys.exit(2)
-    except CellsFailedError as error:
-        print(f"error: {printed(str(error))}", file=sys.stderr)
-        sys.exit(1)
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") or not (line := lack(error)):
-            raise
-        print(f"error: {printed(line)}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt as reason:
-        goes_on = split_command(arguments)[0] in RESUMED
-        how = "to continue where it stopped" if goes_on else "to start over: no table was written"
-        terminated = isinstance(reason, Terminated)
-        what = "terminated" if terminated else "interrupted"
-        print(f"{what}: run the same command again {how}", file=sys.stderr)
-        sys.exit(TERMINATED if terminated else 130)
+        end_interrupted(arguments, reason)
+    except Exception as error:
+        end_failed(error)
+
+
+def interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption that an exception was made of: Python wraps what is raised while a class is
+    being defined, as in a library that is just being imported."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, KeyboardInterrupt):
+        return cause
+    return interruption(cause)
+
+
+def end_interrupted(arguments: list[str], reason: KeyboardInterrupt) -> NoReturn:
+    goes_on = split_command(arguments)[0] in RESUMED
+    how = "to continue where it stopped" if goes_on else "to start over: no table was written"
+    terminated = isinstance(reason, Terminated)
+    what = "terminated" if terminated else "interrupted"
+    print(f"{what}: run the same command again {how}", file=sys.stderr)
+    sys.exit(TERMINATED if terminated else 130)
+
+
+def end_failed(error: Exception) -> NoReturn:
+    """One line where the mistake is the user's, a cell's or the machine's; else ``error``."""
+    code, line = 2, None
+    if isinstance(error, CellsFailedError):
+        code, line = 1, str(error)
+    elif not os.environ.get("HYDRA_FULL_ERROR"):
+        ours = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        line = one_line(error) if ours else lack(error)
+    if not line:
+        raise error
+    print(f"error: {printed(line)}", file=sys.stderr)
+    sys.exit(code)
 
 
 def dispatch(arguments: list[str]) -> None:
@@ -133,6 +149,8 @@ def dispatch(arguments: list[str]) -> None:
         try:
             function(f"commands.{command}", command)(to_typed(cfg))
         except Exception as error:
+            if interrupted := interruption(error):
+                raise interrupted from None
             if not isinstance(error, (UserError, OmegaConfBaseException)) and not lack(error):
                 raise
             mistakes.append(error)

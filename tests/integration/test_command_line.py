@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from rad_lightning.common.processes import Terminated
 from support import (
     SMALL,
     SMALL_SYNTHETIC,
@@ -294,3 +295,19 @@ def test_prepare_unpacks_an_archive_first(
     archive = shutil.make_archive(str(tmp_path / "images"), "zip", photos)
     assert cli("prepare", f"archive={archive}", "data=folder", "data.root=unpacked") == 0
     assert "physical parts: 9 for 9 images" in capsys.readouterr().out
+
+
+def test_an_interruption_that_python_wraps_is_still_one(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Field:
+        def __set_name__(self, *_: object) -> None:
+            raise Terminated
+
+    def importing(_: object) -> None:
+        class Library:  # Python 3.11 makes a RuntimeError of what is raised here
+            field = Field()
+
+    monkeypatch.setattr("rad_lightning.commands.prepare.prepare", importing)
+    assert cli("prepare") == 143
+    assert capsys.readouterr().err.startswith("terminated: ")

@@ -179,6 +179,7 @@ def test_a_server_that_refuses_is_one_line(server: Server, tmp_path: Path) -> No
     assert len(lines) == 1 and lines[0].startswith("error: dashboards: W&B refused: "), done.stderr
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     done = ask(Server(address="http://127.0.0.1:9"), tmp_path)
     assert done.returncode == 2

@@ -94,9 +94,8 @@ def fake_slurm(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     "name",
     [
-        "joblib",
         "slurm",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("ray", "submitit_local")),
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("joblib", "ray", "submitit_local")),
     ],
 )
 def test_every_launcher_gives_the_same_files(

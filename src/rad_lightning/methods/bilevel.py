@@ -12,7 +12,6 @@ from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import MetaConfig, MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.meta.inner import Rate
 from rad_lightning.meta.outer import Inner, Outcome, outcome
 from rad_lightning.meta.tasks import Bank, EpisodeBatches, Episodes, Samples
@@ -169,8 +168,7 @@ def build_bilevel(
             f"method={method.name}: tasks need two training images beside the held-out ones, "
             f"there are {len(training.samples)}"
         )
-    jitter = bandwidth(head.spec.jitter, len(training.samples))
-    bank = Bank(training.samples, training.groups, jitter)
+    bank = Bank(training.samples, training.groups, training.jitter)
     central = torch.ones(len(bank), dtype=torch.bool)
     if CENTRAL in needs(method):
         central = central_images(head, training.samples, meta.trusted_fraction)

@@ -8,7 +8,6 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.methods.batches import SampleBatches, flat_samples
 from rad_lightning.methods.exposure import Exposure, exposure_of
 from rad_lightning.methods.module import FlowModule, unseen_samples
@@ -48,16 +47,15 @@ def build_likelihood(
     """Maximum likelihood on single samples, by the weights that the selection gives them."""
     unseen = unseen_samples(method, training, seed)
     exposure = exposure_of(method.trust, training)
-    return PlainFlow(head, method, unseen, exposure), sample_batches(method, head, training)
+    return PlainFlow(head, method, unseen, exposure), sample_batches(method, training)
 
 
-def sample_batches(method: MethodConfig, head: Head, training: Training) -> SampleBatches:
-    """Batches of single samples for ``head``, by the weights that trust gives them."""
+def sample_batches(method: MethodConfig, training: Training) -> SampleBatches:
+    """Batches of single samples, by the weights that trust gives them."""
     flat, positions = flat_samples(training.samples)
-    jitter = bandwidth(head.spec.jitter, len(training.samples))
     trust = training.trust
     if trust is None:
-        return SampleBatches(flat, positions, method.batch_size, jitter=jitter)
+        return SampleBatches(flat, positions, method.batch_size, jitter=training.jitter)
     valid = ~training.samples[..., 0].isnan()
     if not (trust.weights[valid] > 0).any():
         raise UserError(
@@ -72,5 +70,5 @@ def sample_batches(method: MethodConfig, head: Head, training: Training) -> Samp
         trust.weights[valid],
         exposed,
         share=method.trust.share,
-        jitter=jitter,
+        jitter=training.jitter,
     )

@@ -12,7 +12,7 @@ from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import L2Config, MethodConfig
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.flows.sampling import bandwidth, jittered
+from rad_lightning.flows.sampling import jittered
 from rad_lightning.flows.stacked import fit_stack
 from rad_lightning.methods.batches import flat_samples
 from rad_lightning.methods.registry import Training
@@ -69,7 +69,6 @@ def held_out_losses(
     samples, positions = flat_samples(training.samples)
     strengths = torch.tensor([s * typical(method.l2) for s in SCALES], device=device)
     flow = copy.deepcopy(head.flow)
-    sigma = bandwidth(head.spec.jitter, len(training.samples))
 
     def batch(of: Tensor, at: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
         chosen = torch.randint(len(of), (size,), generator=generator)
@@ -77,7 +76,7 @@ def held_out_losses(
 
     def draw() -> tuple[Tensor | None, ...]:
         drawn, condition = batch(samples, positions, min(method.batch_size, len(samples)))
-        parts = (jittered(drawn, sigma, generator), condition)
+        parts = (jittered(drawn, training.jitter, generator), condition)
         same = (p if p is None else p.expand(len(SCALES), *p.shape) for p in parts)
         return (*same, strengths)
 

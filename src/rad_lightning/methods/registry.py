@@ -105,6 +105,7 @@ class Training:
     corrupted: Tensor | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
     good: Tensor | None = None  # (g, V, L, D): those of ``samples`` that a person has confirmed
+    jitter: float = 0.0  # standard deviation of the noise on what a flow is shown of ``samples``
 
 
 SELECTION, OBJECTIVE, PENALTY = "selection", "objective", "penalty"

@@ -15,7 +15,6 @@ from rad_lightning.config import MethodConfig
 from rad_lightning.config.fields import setting
 from rad_lightning.flows.coupling import Parameters, nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.meta.tasks import Bank, Samples
 from rad_lightning.methods.batches import ImageBatch, ImageBatches
 from rad_lightning.methods.module import FlowModule
@@ -108,8 +107,7 @@ def build_reweight(
         )
     if method.l2.on:
         raise UserError(f"method={method.name} has no penalty: set method.l2.form=none")
-    jitter = bandwidth(head.spec.jitter, len(training.samples))
-    learned = Bank(training.samples, training.groups, jitter)
+    learned = Bank(training.samples, training.groups, training.jitter)
     images = ImageBatches(learned, method.batch_size)
     bank = Bank(trusted, torch.arange(len(trusted)))
     return ReweightFlow(head, method), ReweightBatches(

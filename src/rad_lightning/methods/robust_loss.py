@@ -7,7 +7,6 @@ from torch import Tensor
 from rad_lightning.config import MethodConfig
 from rad_lightning.flows.coupling import nll
 from rad_lightning.flows.heads import Head
-from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.meta.tasks import Bank
 from rad_lightning.methods.batches import ImageBatch, ImageBatches
 from rad_lightning.methods.module import FlowModule, unseen_samples
@@ -56,8 +55,7 @@ def build_robust_loss(
     """Batches of images, of which a share is trimmed or pushed away."""
     latent = method.latent
     rate = training.injected if latent.known_rate else latent.rate
-    jitter = bandwidth(head.spec.jitter, len(training.samples))
-    bank = Bank(training.samples, training.groups, jitter)
+    bank = Bank(training.samples, training.groups, training.jitter)
     images = ImageBatches(bank, method.batch_size)
     unseen = unseen_samples(method, training, seed)
     return RobustLossFlow(head, method, rate, unseen), images

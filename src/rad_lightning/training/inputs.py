@@ -20,6 +20,7 @@ from rad_lightning.data.synthetic_anomalies import synthetic_path, write_synthet
 from rad_lightning.data.verdicts import Verdict
 from rad_lightning.features.cache import FeatureSet
 from rad_lightning.flows.heads import Head
+from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.methods.registry import SELECTION, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
 from rad_lightning.methods.verdicts import exposes, follow, verdicts_alone
@@ -116,6 +117,7 @@ class Prepared:
             self.corrupted,
             self.others,
             images.samples[fitted & (images.reviewed == Reviewed.GOOD)],
+            bandwidth(self.head.spec.jitter, max(1, int(fitted.sum()))),
         )
 
 

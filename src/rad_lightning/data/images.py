@@ -209,6 +209,21 @@ def _source(path: Path, content: bytes | None) -> Path | BytesIO:
     return path if content is None else BytesIO(content)
 
 
+def _opened(path: Path, content: bytes | None) -> Image.Image:
+    image = Image.open(_source(path, content), formats=FORMATS)
+    if (pixels := image.width * image.height) > limit.pixels:
+        image.close()
+        raise BadImage(path, f"{pixels} pixels are more than max_pixels = {limit.pixels} allows")
+    return image
+
+
+def _loaded(image: Image.Image, least: tuple[int, int] | None) -> Image.Image:
+    if (by := reduction(*image.size, least)) > 1:  # of JPEG alone; others stay
+        image.draft(None, (image.width // by, image.height // by))
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
 def _decode(
     path: Path, content: bytes | None = None, least: tuple[int, int] | None = None
 ) -> Image.Image:
@@ -216,18 +231,12 @@ def _decode(
     try:
         if (path.stat().st_size if content is None else len(content)) == 0:
             raise BadImage(path, "the file is empty (0 bytes), expected an image")
-        with Image.open(_source(path, content), formats=FORMATS) as image:
-            if image.format == "PNG":  # whose decoder stops at the last pixel, before its checksum
-                image.verify()
-        with Image.open(_source(path, content), formats=FORMATS) as image:
-            if (pixels := image.width * image.height) > limit.pixels:
-                raise BadImage(
-                    path, f"{pixels} pixels are more than max_pixels = {limit.pixels} allows"
-                )
-            if (by := reduction(*image.size, least)) > 1:  # of JPEG alone; others stay
-                image.draft(None, (image.width // by, image.height // by))
-            image.load()
-            return ImageOps.exif_transpose(image)
+        with _opened(path, content) as image:
+            if image.format != "PNG":
+                return _loaded(image, least)
+            image.verify()  # its decoder stops at the last pixel, before the checksum
+        with _opened(path, content) as image:
+            return _loaded(image, least)
     except BadImage:
         raise
     except FileNotFoundError:

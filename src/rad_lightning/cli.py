@@ -24,7 +24,13 @@ from rad_lightning.common.environ import forget_ranks, variable
 from rad_lightning.common.errors import CellsFailedError, UserError
 from rad_lightning.common.machine import lack
 from rad_lightning.common.names import printed, writable
-from rad_lightning.common.processes import TERMINATED, Terminated, sigterm_raises
+from rad_lightning.common.processes import (
+    TERMINATED,
+    Terminated,
+    asked_to_end,
+    end_if_asked,
+    signals_raise,
+)
 from rad_lightning.config import SCHEMAS, as_written, conf_dir, register_schemas, to_typed
 
 # Each command is the function of its name in the module of its name in rad_lightning.commands.
@@ -76,23 +82,17 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     forget_ranks()
-    try:
-        # Without it, Hydra prints its errors and exits by itself; here it is to raise them.
-        with variable("HYDRA_FULL_ERROR", "1"), sigterm_raises():
-            dispatch(arguments)
-    except KeyboardInterrupt as reason:
-        end_interrupted(arguments, reason)
-    except Exception as error:
-        end_failed(error)
-
-
-def interruption(error: BaseException) -> KeyboardInterrupt | None:
-    """The interruption that an exception was made of: Python wraps what is raised while a class is
-    being defined, as in a library that is just being imported."""
-    cause = error.__cause__
-    if cause is None or isinstance(cause, KeyboardInterrupt):
-        return cause
-    return interruption(cause)
+    with signals_raise():
+        try:
+            # Without it, Hydra prints its errors and exits by itself; here it is to raise them.
+            with variable("HYDRA_FULL_ERROR", "1"):
+                dispatch(arguments)
+        except KeyboardInterrupt as reason:
+            end_interrupted(arguments, reason)
+        except Exception as error:
+            if asked := asked_to_end():  # the error is what a library made of it
+                end_interrupted(arguments, asked)
+            end_failed(error)
 
 
 def end_interrupted(arguments: list[str], reason: KeyboardInterrupt) -> NoReturn:
@@ -147,10 +147,11 @@ def dispatch(arguments: list[str]) -> None:
             return
         # Kept until Hydra is done: it would add a second line to an exception.
         try:
-            function(f"commands.{command}", command)(to_typed(cfg))
+            run = function(f"commands.{command}", command)
+            end_if_asked()
+            run(to_typed(cfg))
         except Exception as error:
-            if interrupted := interruption(error):
-                raise interrupted from None
+            end_if_asked()
             if not isinstance(error, (UserError, OmegaConfBaseException)) and not lack(error):
                 raise
             mistakes.append(error)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from rad_lightning.common.processes import Terminated
+from rad_lightning.common.progress import Progress
 from support import (
     SMALL,
     SMALL_SYNTHETIC,
@@ -297,17 +301,64 @@ def test_prepare_unpacks_an_archive_first(
     assert "physical parts: 9 for 9 images" in capsys.readouterr().out
 
 
-def test_an_interruption_that_python_wraps_is_still_one(
-    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def wrapped() -> None:
     class Field:
         def __set_name__(self, *_: object) -> None:
-            raise Terminated
+            signal.raise_signal(signal.SIGTERM)
 
-    def importing(_: object) -> None:
-        class Library:  # Python 3.11 makes a RuntimeError of what is raised here
-            field = Field()
+    class Library:  # Python 3.11 makes a RuntimeError of what is raised here
+        field = Field()
 
-    monkeypatch.setattr("rad_lightning.commands.prepare.prepare", importing)
-    assert cli("prepare") == 143
-    assert capsys.readouterr().err.startswith("terminated: ")
+
+def caught() -> None:
+    with contextlib.suppress(RuntimeError, KeyboardInterrupt):
+        wrapped()
+
+
+def lost() -> None:
+    class Closed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    Closed()
+
+
+def imported(folder: Path) -> None:
+    (folder / "library.py").write_text(
+        "import signal; signal.raise_signal(signal.SIGINT); done = 1"
+    )
+    sys.path.insert(0, str(folder))
+    try:
+        assert __import__("library").done
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("library", None)
+
+
+@pytest.mark.parametrize(
+    ("loses", "code"), [("wrapped", 143), ("caught", 143), ("lost", 130), ("imported", 130)]
+)
+def test_a_signal_whose_exception_a_library_loses_still_ends_the_command(
+    cli: Cli,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    loses: str,
+    code: int,
+) -> None:
+    ways = {
+        "wrapped": wrapped,
+        "caught": caught,
+        "lost": lost,
+        "imported": partial(imported, tmp_path),
+    }
+
+    def works(_: object) -> None:
+        ways[loses]()
+        with Progress(quiet=True).stage("data"):
+            pytest.fail("it went on")
+
+    monkeypatch.setattr("rad_lightning.commands.prepare.prepare", works)
+    assert cli("prepare") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("terminated: " if code == 143 else "interrupted: ")

@@ -1,13 +1,16 @@
-"""How this process ends: SIGTERM as an exception, and workers that do not outlive their command."""
+"""How this process ends: signals as exceptions that are not lost, and workers that do not outlive
+their command."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells and Slurm give it
@@ -17,6 +20,7 @@ LEAVE = 60.0  # seconds that a training whose parent has ended has to write its 
 
 _commands: set[int] = set()  # processes that run a command themselves
 _saves = threading.Event()  # set while a training of this process would save itself at SIGTERM
+_asked: list[type[KeyboardInterrupt]] = []  # what the signals that came have raised
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,18 +28,38 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Inside, SIGTERM raises ``Terminated``, once: what then tidies up is not disturbed."""
+def signals_raise() -> Iterator[None]:
+    """Inside, SIGTERM raises ``Terminated``, once: what then tidies up is not disturbed. It and
+    Ctrl-C are remembered: see ``asked_to_end``."""
     _commands.add(os.getpid())
-    with _on_sigterm(_terminate):
-        yield
+    with (
+        _on(signal.SIGTERM, _terminate),
+        _on(signal.SIGINT, _interrupt),
+        _quiet_where_it_is_lost(),
+    ):
+        try:
+            yield
+        finally:
+            _asked.clear()
+
+
+def asked_to_end() -> KeyboardInterrupt | None:
+    """What a signal has raised in this process. Python loses an exception that comes in a
+    destructor or a callback of its own, and a library may catch it or make another one of it."""
+    return _asked[0]() if _asked else None
+
+
+def end_if_asked() -> None:
+    """Call it between two pieces of work: raises what was lost of a signal."""
+    if asked := asked_to_end():
+        raise asked
 
 
 @contextmanager
 def sigterm_left_to_lightning() -> Iterator[None]:
     """Inside, from ``lightning_takes_sigterm`` on, a Lightning training notes SIGTERM, so that its
     step is finished and saved: see ``training.callbacks.SaveLast``."""
-    with _on_sigterm(signal.getsignal(signal.SIGTERM)):
+    with _on(signal.SIGTERM, signal.getsignal(signal.SIGTERM)):
         _saves.set()
         try:
             yield
@@ -61,26 +85,65 @@ def prepare_worker() -> None:
     if not is_worker() or threading.current_thread() is not threading.main_thread():
         return
     signal.signal(signal.SIGTERM, _terminate)
+    _asked.clear()  # of an earlier cell of this process
     if not any(thread.name == WATCH for thread in threading.enumerate()):
         parent = os.getppid()
         threading.Thread(target=_end_with, args=(parent,), name=WATCH, daemon=True).start()
 
 
 @contextmanager
-def _on_sigterm(handler: Callable[..., Any] | int | signal.Handlers | None) -> Iterator[None]:
+def _on(
+    number: signal.Signals, handler: Callable[..., Any] | int | signal.Handlers | None
+) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+    before = signal.signal(number, signal.SIG_DFL if handler is None else handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
-def _terminate(*_: object) -> None:
+@contextmanager
+def _quiet_where_it_is_lost() -> Iterator[None]:
+    """Inside, no traceback is printed of a signal's exception that Python loses."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if not (_asked and isinstance(lost.exc_value, KeyboardInterrupt)):
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _terminate(_: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+    _raise(Terminated, frame)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    _raise(KeyboardInterrupt, frame)
+
+
+def _raise(what: type[KeyboardInterrupt], frame: FrameType | None) -> None:
+    """At once; the first time not in the middle of an import, some seconds, in which torch aborts
+    the process and others hide what is raised: ``end_if_asked`` comes soon after it."""
+    _asked.append(what)
+    if len(_asked) > 1 or not _importing(frame):
+        raise what
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_with(parent: int) -> None:

@@ -16,6 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from rad_lightning.common.names import printed
+from rad_lightning.common.processes import end_if_asked
 
 
 class Terminal(Console):
@@ -58,6 +59,7 @@ class Bar:
         return self
 
     def advance(self, count: int = 1) -> None:
+        end_if_asked()
         self.done += count
         if self.rich:
             self.rich.update(self.task, advance=count, rate=self.rate())
@@ -101,6 +103,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time spent inside to ``seconds[name]``."""
+        end_if_asked()
         started = self.clock()
         try:
             yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from rad_lightning.common.errors import BusyError, UserError
 from rad_lightning.common.machine import lack
-from rad_lightning.common.processes import Terminated, is_worker
+from rad_lightning.common.processes import Terminated, end_if_asked, is_worker
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import FAILURE, RunDirectory
 from rad_lightning.common.sealed import read_object, sealed
@@ -48,6 +48,8 @@ def run_in_sweep(cfg: TrainConfig) -> None:
             raise
         write_failure(job, UserError("its process was ended with SIGTERM"))
     except Exception as error:
+        if not is_worker():
+            end_if_asked()
         try:
             write_failure(job, error)
         except OSError:

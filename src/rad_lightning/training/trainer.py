@@ -107,6 +107,7 @@ def run_trainer(
     """
     launcher = trainer.strategy.launcher
     stopped: list[str] = []
+    interrupts = signal.getsignal(signal.SIGINT)
     try:
         with ExitStack() as stack:
             if launcher:
@@ -118,7 +119,7 @@ def run_trainer(
     except SIGTERMException:
         raise Terminated from None
     except SystemExit as error:  # Lightning ignores Ctrl-C from then on
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupts)
         raise (error.__context__ or error) from None
     except ProcessException as error:
         last = stopped[0] if stopped else str(error).strip().splitlines()[-1]

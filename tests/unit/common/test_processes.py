@@ -17,16 +17,16 @@ from rad_lightning.common.errors import BusyError
 from rad_lightning.common.processes import (
     Terminated,
     lightning_takes_sigterm,
+    signals_raise,
     sigterm_left_to_lightning,
-    sigterm_raises,
 )
 from rad_lightning.common.runs import RunDirectory
 from support import HANG
 
 
-def test_sigterm_raises_once_and_is_left_as_it_was() -> None:
+def test_signals_raise_once_and_is_left_as_it_was() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), sigterm_raises():
+    with pytest.raises(Terminated), signals_raise():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(HANG)
@@ -36,7 +36,7 @@ def test_sigterm_raises_once_and_is_left_as_it_was() -> None:
 
 
 def test_lightning_finds_no_handler_while_it_trains() -> None:
-    with sigterm_raises():
+    with signals_raise():
         ours = signal.getsignal(signal.SIGTERM)
         lightning_takes_sigterm()  # not while none trains
         with sigterm_left_to_lightning():

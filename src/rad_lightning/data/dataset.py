@@ -13,7 +13,7 @@ from rad_lightning.config import DataConfig, NoiseConfig
 from rad_lightning.data.copies import join_copies, leaked
 from rad_lightning.data.depth import white_note, white_of
 from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
-from rad_lightning.data.masks import mask_faults, with_tested_masks
+from rad_lightning.data.masks import with_masks, with_tested_masks
 from rad_lightning.data.noise import Contamination, describe, inject
 from rad_lightning.data.pixels import limit
 from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
@@ -144,8 +144,7 @@ class Tables:
             return self.known[key]
         table = read_table(cfg, cache_dir)
         hashes = tuple(file_hashes(table.absolute(s) for s in table.samples))
-        table = replace(table, mask_faults=mask_faults(table))
-        found = join_copies(table, hashes), hashes
+        found = join_copies(with_masks(table), hashes), hashes
         if self.known is not None:
             self.known[key] = found
         return found

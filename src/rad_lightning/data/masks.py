@@ -1,4 +1,5 @@
-"""Whether masks fit their images, before anything is trained: from the headers of the files."""
+"""Masks before anything is trained: whether they fit their images, from the headers of the files,
+and their hashes."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import replace
 from rad_lightning.data.images import BadImage, image_size
 from rad_lightning.data.layouts.common import threaded
 from rad_lightning.data.samples import Sample, SampleTable
-from rad_lightning.data.splits import Roles
+from rad_lightning.data.splits import Roles, file_hashes
 
 
 def mask_faults(table: SampleTable) -> Mapping[str, str]:
@@ -36,13 +37,24 @@ def mask_faults(table: SampleTable) -> Mapping[str, str]:
     return {sample.path: reason for sample, reason in reasons if reason}
 
 
+def with_masks(table: SampleTable) -> SampleTable:
+    """The table with the faults and the hashes of all its masks."""
+    faults = mask_faults(table)
+    whole = [s for s in table.samples if s.mask_path is not None and s.path not in faults]
+    hashes = file_hashes(table.root / str(s.mask_path) for s in whole)
+    found = {s.path: h for s, h in zip(whole, hashes, strict=True)}
+    return replace(table, mask_faults=faults, mask_hashes=found)
+
+
 def with_tested_masks(table: SampleTable, roles: Sequence[str]) -> SampleTable:
-    """The table with the faults of the masks that would be tested with, and a note of them: pixel
-    metrics of the others would be those of another test set, and are left out."""
+    """The table with the masks that would be tested with alone, and a note where one has a fault:
+    pixel metrics of the others would be those of another test set, and are left out."""
     tested = {s.path for s, role in zip(table.samples, roles, strict=True) if role in Roles.TESTED}
     faults = {path: why for path, why in table.mask_faults.items() if path in tested}
+    hashes = {path: known for path, known in table.mask_hashes.items() if path in tested}
+    table = replace(table, mask_faults=faults, mask_hashes=hashes)
     if not faults:
-        return replace(table, mask_faults={})
+        return table
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     note = f"no pixel metrics: {next(iter(faults.values()))}{more}"
-    return replace(table, mask_faults=faults, notes=(*table.notes, note))
+    return replace(table, notes=(*table.notes, note))

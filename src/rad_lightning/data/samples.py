@@ -36,7 +36,8 @@ class SampleTable:
     ``notes`` are things a user should know about the data (copies of a part, missing masks).
     ``synthetic``: where the images with synthetic anomalies lie, by their path.
     ``white``: the value of white in its 16-bit files. ``mask_faults``: what is wrong with masks, by
-    the path of their image; no pixel metric is computed then.
+    the path of their image; no pixel metric is computed then. ``mask_hashes``: the sha256 of the
+    others, likewise.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SampleTable:
     synthetic: Mapping[str, Path] = field(default_factory=dict)
     white: int = 65535
     mask_faults: Mapping[str, str] = field(default_factory=dict)
+    mask_hashes: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)

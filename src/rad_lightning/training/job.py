@@ -70,11 +70,14 @@ class Job:
 
     @cached_property  # it hashes the list of images and the weights
     def run(self) -> RunDirectory:
-        """The run's directory, named after what changes its numbers: settings, images, weights."""
+        """The run's directory, named after what changes its numbers: settings, images and the
+        masks that it is tested with, weights."""
         cfg, table = self.cfg, self.data.table
         facts: list[Any] = [number_fields(cfg), self.data.identity(), self.backbone.fingerprint()]
         if cfg.data.max_pixels is not None:  # it decides who can be read
             facts.append(cfg.data.max_pixels)
+        if cfg.evaluation.pixel and table.mask_hashes:
+            facts.append(sorted(table.mask_hashes.items()))
         key = digest(facts)
         category = re.sub(r"[^\w.+-]+", "_", table.category)
         parts = [cfg.head.name, cfg.method.name]

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from rad_lightning.data.layouts import read_layout
-from rad_lightning.data.masks import mask_faults, with_tested_masks
+from rad_lightning.data.masks import mask_faults, with_masks, with_tested_masks
 from rad_lightning.data.samples import SampleTable
 from rad_lightning.data.splits import Roles
 
@@ -50,3 +50,16 @@ def test_only_masks_that_are_tested_with_count(table: SampleTable) -> None:
     by_path |= {"bad/b.png": Roles.INJECTED, "bad/c.png": Roles.POOL}
     none = with_tested_masks(table, [by_path.get(s.path, Roles.TEST) for s in table.samples])
     assert not none.mask_faults and none.notes == table.notes
+
+
+def test_sound_masks_that_are_tested_with_are_hashed(table: SampleTable) -> None:
+    def hashed(*, injected: str = "") -> dict[str, str]:
+        roles = [Roles.INJECTED if s.path == injected else Roles.TEST for s in table.samples]
+        return dict(with_tested_masks(with_masks(table), roles).mask_hashes)
+
+    before = hashed()
+    assert list(before) == ["bad/a.png", "bad/d.png", "bad/e.png"]
+    assert list(hashed(injected="bad/a.png")) == ["bad/d.png", "bad/e.png"]
+    Image.fromarray(np.full((6, 8), 255, np.uint8)).save(table.root / "masks/bad/a.png")
+    changed = hashed()
+    assert changed.pop("bad/a.png") != before.pop("bad/a.png") and changed == before

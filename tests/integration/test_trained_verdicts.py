@@ -102,6 +102,23 @@ def test_test_images_are_never_trained_on(cli: Cli, noisy: Path) -> None:
     assert any("2 verdicts are about images not trained on" in n for n in result_of(run)["notes"])
 
 
+def test_a_test_image_called_mislabelled_is_not_tested_on_as_normal(cli: Cli, noisy: Path) -> None:
+    tested = [r for r in rows_of(noisy / "manifest.csv") if r["role"] == "test"]
+    normal = [r["path"] for r in tested if r["label"] == "0"]
+    defect = next(r["path"] for r in tested if r["label"] == "1")
+    said = [about(noisy, path, Verdict.MISLABELLED) for path in (normal[0], defect)]
+    write_verdicts(Path("v.csv"), said)
+    # Into the same folder: it is another run.
+    assert cli(*NOISY, "output=before", "method=plain", "verdicts=v.csv") == 0
+    (run,) = set(Path("before").glob("*-seed0-*")) - {noisy}
+    roles = {r["path"]: r["role"] for r in rows_of(run / "manifest.csv")}
+    assert roles[normal[0]] == "unused" and roles[defect] == roles[normal[1]] == "test"
+    assert normal[0] not in {r["path"] for r in rows_of(run / "scores.csv")}
+    notes = result_of(run)["notes"]
+    assert "1 test image is mislabelled by the verdicts: not tested on" in notes
+    assert "1 verdict is about images not trained on: not used" in notes
+
+
 def test_verdicts_on_other_images_are_refused(
     cli: Cli, noisy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from rad_lightning.data.layouts import LAYOUTS, Layout, find_layout, read_layout
 from rad_lightning.data.masks import with_masks, with_tested_masks
 from rad_lightning.data.noise import Contamination, describe, inject
 from rad_lightning.data.pixels import limit
-from rad_lightning.data.samples import ANOMALOUS, Sample, SampleTable
+from rad_lightning.data.samples import ANOMALOUS, NORMAL, Sample, SampleTable
 from rad_lightning.data.splits import (
     ManifestRow,
     Roles,
@@ -26,7 +26,7 @@ from rad_lightning.data.splits import (
 )
 from rad_lightning.data.synthetic import SYNTHETIC_CATEGORIES, generate
 from rad_lightning.data.synthetic_anomalies import parse_synthetic, write_synthetic
-from rad_lightning.data.verdicts import Verdict, read_verdicts
+from rad_lightning.data.verdicts import Verdict
 
 FOLDER = "the folder of the dataset: data.root=DIR"
 NOISE_POOL = 0.5  # of every defect type, where noise is drawn and the user names no share
@@ -40,7 +40,7 @@ class Dataset:
     roles: tuple[str, ...]
     hashes: tuple[str, ...]
     contamination: Contamination
-    # By sha256: what a person said of training images, mislabelled or good.
+    # By sha256: what a person said of images, mislabelled or good.
     reviews: Mapping[str, Verdict] = field(default_factory=dict)
 
     def rows(self, *roles: str) -> list[int]:
@@ -53,6 +53,18 @@ class Dataset:
         """What is known of the training image at ``row``."""
         known = self.roles[row] in Roles.REVIEWABLE
         return self.reviews.get(self.hashes[row]) if known else None
+
+    def wrongly_tested(self) -> set[int]:
+        """Rows that would be tested on as normal though a person has called them mislabelled;
+        none where nothing else is tested on."""
+        tested = self.rows(*Roles.TESTED)
+        found = {
+            row
+            for row in tested
+            if self.table.samples[row].label == NORMAL
+            and self.reviews.get(self.hashes[row]) == Verdict.MISLABELLED
+        }
+        return found if len(found) < len(tested) else set()
 
     def counts(self) -> Counter[str]:
         return Counter(self.roles)
@@ -67,10 +79,12 @@ class Dataset:
     def identity(self) -> list[tuple[str, ...]]:
         """All that a run takes from its data, wherever the files lie: part of the run key."""
         faults = sorted(("mask", path) for path in self.table.mask_faults)
+        wrong = self.wrongly_tested()
+        roles = [Roles.UNUSED if i in wrong else role for i, role in enumerate(self.roles)]
         return faults + sorted(
             (s.path, h, Roles.recorded(r, self.reviews.get(h)), str(s.label), s.defect_type,
              s.group, str(s.mask_path))
-            for s, h, r in zip(self.table.samples, self.hashes, self.roles, strict=True)
+            for s, h, r in zip(self.table.samples, self.hashes, roles, strict=True)
         )  # fmt: skip
 
 
@@ -264,33 +278,6 @@ def _role_of(row: ManifestRow) -> str:
     if row.role not in (Roles.TRAIN, *Roles.REVIEWED):
         return row.role
     return Roles.INJECTED if row.label == ANOMALOUS else Roles.TRAIN
-
-
-def with_verdicts(data: Dataset, file: Path) -> Dataset:
-    """``data`` with the verdicts in ``file``, which replace what a manifest says of the same
-    images; those that leave it open count as none.
-
-    Raises:
-        UserError: ``file`` cannot be read, or names an image that is not in the data set.
-    """
-    reviews = read_verdicts(file)
-    present = frozenset(data.hashes)
-    for review in reviews:
-        if review.sha256 not in present:
-            raise UserError(
-                f"{file}: {review.path or 'an image'} is not in {data.table.root}: no image there "
-                f"has the sha256 {review.sha256[:12]}...; remove the line"
-            )
-    found = {**data.reviews, **{review.sha256: review.verdict for review in reviews}}
-    return replace(data, reviews={k: v for k, v in found.items() if v != Verdict.UNSURE})
-
-
-def unused_verdicts(data: Dataset) -> list[str]:
-    """A note where a person has judged images that are not trained on: they are not used, since a
-    test image must not become a training image."""
-    used = {data.hashes[i] for i in range(len(data.roles)) if data.verdict(i)}
-    unused = len(data.reviews) - len(used)
-    return [f"{unused} verdicts are about images not trained on: not used"] if unused else []
 
 
 def _as_recorded(row: ManifestRow, known: dict[str, Sample]) -> Sample:

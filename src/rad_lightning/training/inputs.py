@@ -14,7 +14,8 @@ from rad_lightning.common.errors import UserError
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.config import TrainConfig
-from rad_lightning.data.dataset import Dataset, open_dataset, unused_verdicts
+from rad_lightning.data.dataset import Dataset, open_dataset
+from rad_lightning.data.reviewed import trained_with_verdicts
 from rad_lightning.data.splits import Roles, file_hashes
 from rad_lightning.data.synthetic_anomalies import synthetic_path, write_synthetic
 from rad_lightning.data.verdicts import Verdict
@@ -131,9 +132,9 @@ def prepare(job: Job, progress: Progress) -> Prepared:
     cfg, method = job.cfg, job.cfg.method
     refuse_too_large(cfg, len(job.data.rows(*Roles.TRAINED, *Roles.TESTED)))
     data, features = featurise(job, progress)
-    if unused := unused_verdicts(data):
-        progress.say(f"        note  {unused[0]}")
-        data = replace(data, table=replace(data.table, notes=(*data.table.notes, *unused)))
+    told, data = len(data.table.notes), trained_with_verdicts(data)
+    for note in data.table.notes[told:]:
+        progress.say(f"        note  {note}")
     head, images = training_images(job, data, features, progress)
     if cfg.review.budget:
         data = replace(data, reviews={**data.reviews, **simulated_reviews(data, images, cfg)})

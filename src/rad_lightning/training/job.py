@@ -17,14 +17,9 @@ from rad_lightning.common.names import LONGEST, shortened
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.runs import RunDirectory
 from rad_lightning.config import TrainConfig, digest, number_fields
-from rad_lightning.data.dataset import (
-    Dataset,
-    Tables,
-    categories,
-    open_dataset,
-    with_verdicts,
-)
+from rad_lightning.data.dataset import Dataset, Tables, categories, open_dataset
 from rad_lightning.data.images import FULL
+from rad_lightning.data.reviewed import with_verdicts
 from rad_lightning.data.splits import Roles
 from rad_lightning.features.backbone import HUB, UNTRAINED, FrozenBackbone
 from rad_lightning.features.cache import FeatureSet, compute_features

@@ -220,7 +220,11 @@ def test_a_persons_word_counts_more_than_the_ranking(
     assert roles[paths[8]] in (Roles.REVIEWED_ANOMALY, Roles.UNUSED)  # the latter of a test image
     assert roles[paths[0]] in (Roles.REVIEWED_GOOD, Roles.TEST)
     # What is still open is ranked anew, and the page says what to do with the verdicts.
-    assert {r["path"] for r in rows_of(page_of("b").parent / "suspects.csv")} == set(paths)
+    anew = {r["path"]: r["judged"] for r in rows_of(page_of("b").parent / "suspects.csv")}
+    assert anew.keys() == set(paths) and "judged" in out
+    assert {path: said for path, said in anew.items() if said} == {
+        paths[i]: str(verdict) for i, verdict in verdicts.items()
+    }
     assert "verdicts=verdicts.csv apply=cleaned.csv" in text
     assert "verdicts=v.csv apply=cleaned.csv" in page_of("b").read_text()
     assert cli(*settings(photos)[:-2], "noise=manifest", "noise.manifest=out.csv") == 0

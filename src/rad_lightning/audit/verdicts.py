@@ -19,6 +19,11 @@ def given(file: str | None) -> Verdicts:
     return {r.sha256: r for r in read_verdicts(Path(file))} if file else {}
 
 
+def spoken(sha256: str, verdicts: Verdicts) -> str:
+    """What a person said of an image; empty where nobody has judged it."""
+    return str(verdicts[sha256].verdict) if sha256 in verdicts else ""
+
+
 def believed(trusted: Tensor, hashes: Sequence[str], verdicts: Verdicts) -> Tensor:
     """The images ``(N,)`` bool to compare others with: ``trusted``, as a person has corrected it.
     Only good ones where that leaves none."""

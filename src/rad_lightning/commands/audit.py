@@ -16,7 +16,7 @@ from rad_lightning.audit.evidence import Evidence, find_evidence
 from rad_lightning.audit.page import RankedImage, make_cards, page
 from rad_lightning.audit.ranking import Accuracy, Ranking, accuracy, first_of_parts, rank
 from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, of_run, only
-from rad_lightning.audit.verdicts import Verdicts, believed, given, left_out
+from rad_lightning.audit.verdicts import Verdicts, believed, given, left_out, spoken
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.names import printed
 from rad_lightning.common.progress import Progress
@@ -193,11 +193,12 @@ def html_of(job: Job, found: Audited) -> str:
 def write(job: Job, found: Audited, html: str) -> None:
     """The files of an audit, each whole or not at all; equal inputs give equal bytes."""
     run = job.run
-    header = ("rank", "path", "suspicion", "verdict", "role", "group")
+    header = ("rank", "path", "suspicion", "verdict", "judged", "role", "group")
     roles = dict(zip((s.path for s in found.data.table.samples), found.data.roles, strict=True))
-    rows = [
-        (n.rank, n.path, repr(n.suspicion), n.verdict, roles[n.path], n.group) for n in found.lines
-    ]
+    rows = []
+    for n in found.lines:
+        said = spoken(n.sha256, found.verdicts)
+        rows.append((n.rank, n.path, repr(n.suspicion), n.verdict, said, roles[n.path], n.group))
     run.write_csv("suspects.csv", header, rows)
     run.write_text("index.html", html)
     run.write_text("audit.json", json.dumps(summary(job, found), indent=2, allow_nan=False) + "\n")
@@ -238,12 +239,14 @@ def show(progress: Progress, job: Job, found: Audited, target: Path | None) -> N
     """The head of the ranking and how good it is, if anybody knows."""
     cfg, ranking = audit_config(job), found.ranking
     table = Table(title=f"the most suspicious of {len(ranking)} images", title_justify="left")
-    for name in ("rank", "suspicion", "verdict", "image"):
-        table.add_column(name, justify="left" if name in ("verdict", "image") else "right")
+    judged = ("judged",) if found.verdicts else ()
+    for name in ("rank", "suspicion", "verdict", *judged, "image"):
+        table.add_column(name, justify="right" if name in ("rank", "suspicion") else "left")
     for line in found.lines[:PRINTED]:
         truth = " (injected)" if line.injected else ""
         share = f"{100 * line.suspicion:.1f} %"
-        table.add_row(str(line.rank), share, line.verdict, printed(line.path) + truth)
+        one = [spoken(line.sha256, found.verdicts)] if judged else []
+        table.add_row(str(line.rank), share, line.verdict, *one, printed(line.path) + truth)
     progress.console.print(table, markup=False)
     e = ranking.estimate
     progress.say(

@@ -68,6 +68,19 @@ def test_a_start_that_is_terminated_says_so(tmp_path: Path, arguments: tuple[str
 
 
 @pytest.mark.slow
+def test_ctrl_c_twice_while_the_command_is_imported_is_one_line(tmp_path: Path) -> None:
+    with started(tmp_path, "train", *TRAINING) as process:
+        time.sleep(0.15)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        _, told = process.communicate(timeout=HANG)
+    assert process.returncode in (130, -signal.SIGINT)
+    # Before any of ours runs, Python itself says so.
+    assert "Traceback" not in told or process.returncode == -signal.SIGINT
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(2 * HANG)
 def test_a_worker_whose_command_is_killed_saves_what_it_has_trained(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def audited_rows(data: Dataset, noise: NoiseConfig) -> list[int]:
 
 def only(data: Dataset, rows: list[int]) -> Dataset:
     """The dataset of ``rows`` alone, all of them training images."""
-    table = replace(data.table, samples=tuple(data.table.samples[row] for row in rows))
+    samples = tuple(data.table.samples[row] for row in rows)
+    table = replace(data.table, samples=samples, mask_hashes={})  # no mask is read
     roles = tuple(
         data.roles[row] if data.roles[row] in Roles.TRAINED else Roles.TRAIN for row in rows
     )

@@ -228,7 +228,8 @@ def write_cleaned(target: Path, data: Dataset, found: Audited) -> None:
     rows = range(len(data.roles))
     # These stay, as what a training must learn to reject.
     known = {data.table.samples[i].path for i in rows if data.verdict(i) == Verdict.MISLABELLED}
-    suspects = left_out(lines, found.verdicts) - known
+    wrong = {data.table.samples[i].path for i in data.wrongly_tested()}
+    suspects = (left_out(lines, found.verdicts) - known) | wrong
     pairs = zip(found.data.table.samples, found.data.roles, strict=True)
     unreadable = frozenset(s.path for s, role in pairs if role == Roles.UNREADABLE)
     roles = cleaned_roles(data, suspects, unreadable)

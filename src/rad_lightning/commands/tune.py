@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 from rad_lightning.common.errors import BusyError, DivergedError, TooLargeError, UserError
 from rad_lightning.common.files import write_text
 from rad_lightning.common.locks import held
+from rad_lightning.common.processes import end_if_asked
 from rad_lightning.common.progress import Progress, duration
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.runs import RunDirectory
@@ -115,6 +116,7 @@ class Search:
             try:
                 ended = self.study.tell(trial, self.value(trial, shared))
             except optuna.TrialPruned as reason:
+                end_if_asked()  # or an error is what a library made of a signal
                 trial.set_user_attr("reason", str(reason))
                 ended = self.study.tell(trial, state=TrialState.PRUNED)
             except BaseException:  # Ctrl-C too: the next call does it again

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells and Slurm give it
 LOOK = 1.0  # seconds between two looks at the parent
@@ -32,11 +32,7 @@ def signals_raise() -> Iterator[None]:
     """Inside, SIGTERM raises ``Terminated``, once: what then tidies up is not disturbed. It and
     Ctrl-C are remembered: see ``asked_to_end``."""
     _commands.add(os.getpid())
-    with (
-        _on(signal.SIGTERM, _terminate),
-        _on(signal.SIGINT, _interrupt),
-        _quiet_where_it_is_lost(),
-    ):
+    with _taken(signal.SIGTERM), _taken(signal.SIGINT), _quiet_where_it_is_lost():
         try:
             yield
         finally:
@@ -50,9 +46,9 @@ def asked_to_end() -> KeyboardInterrupt | None:
 
 
 def end_if_asked() -> None:
-    """Call it between two pieces of work: raises what was lost of a signal."""
-    if asked := asked_to_end():
-        raise asked
+    """Call it between two pieces of work: raises what was lost of a signal, in the main thread."""
+    if _asked and threading.current_thread() is threading.main_thread():
+        _raise(_asked[0])
 
 
 @contextmanager
@@ -84,11 +80,18 @@ def prepare_worker() -> None:
     which a kill -9 leaves no time to end it; a training that is under way saves itself first."""
     if not is_worker() or threading.current_thread() is not threading.main_thread():
         return
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _handle)
     _asked.clear()  # of an earlier cell of this process
     if not any(thread.name == WATCH for thread in threading.enumerate()):
         parent = os.getppid()
         threading.Thread(target=_end_with, args=(parent,), name=WATCH, daemon=True).start()
+
+
+def _taken(number: signal.Signals) -> AbstractContextManager[None]:
+    """A shell starts what is to run in the background with Ctrl-C ignored: left so."""
+    if signal.getsignal(number) == signal.SIG_IGN:
+        return nullcontext()
+    return _on(number, _handle)
 
 
 @contextmanager
@@ -121,21 +124,31 @@ def _quiet_where_it_is_lost() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _terminate(_: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _raise(Terminated, frame)
+def _handle(number: int, frame: FrameType | None) -> None:
+    """Raise what the signal says. In the middle of an import, some seconds, torch aborts the
+    process and others hide what is raised: then at its end, or at the second signal."""
+    what = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    if not _asked and _importing(frame):
+        _asked.append(what)
+        threading.Thread(target=_again, args=(number,), daemon=True).start()
+    else:
+        _raise(what)
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
-    _raise(KeyboardInterrupt, frame)
-
-
-def _raise(what: type[KeyboardInterrupt], frame: FrameType | None) -> None:
-    """At once; the first time not in the middle of an import, some seconds, in which torch aborts
-    the process and others hide what is raised: ``end_if_asked`` comes soon after it."""
+def _raise(what: type[KeyboardInterrupt]) -> NoReturn:
     _asked.append(what)
-    if len(_asked) > 1 or not _importing(frame):
-        raise what
+    if what is Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise what
+
+
+def _again(number: int) -> None:
+    """Send the signal to the main thread once more, when it imports no longer."""
+    main = threading.main_thread().ident
+    while len(_asked) == 1 and _importing(sys._current_frames().get(main or 0)):
+        time.sleep(LOOK / 20)
+    if len(_asked) == 1 and main:
+        signal.pthread_kill(main, number)
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -59,7 +59,11 @@ class Bar:
         return self
 
     def advance(self, count: int = 1) -> None:
+        """Between two pieces of the work: a signal that was lost ends it here."""
         end_if_asked()
+        self.count(count)
+
+    def count(self, count: int = 1) -> None:
         self.done += count
         if self.rich:
             self.rich.update(self.task, advance=count, rate=self.rate())

@@ -41,8 +41,15 @@ def with_masks(table: SampleTable) -> SampleTable:
     """The table with the faults and the hashes of all its masks."""
     faults = mask_faults(table)
     whole = [s for s in table.samples if s.mask_path is not None and s.path not in faults]
-    hashes = file_hashes(table.root / str(s.mask_path) for s in whole)
-    found = {s.path: h for s, h in zip(whole, hashes, strict=True)}
+
+    def hashed(sample: Sample) -> str | None:
+        try:
+            return file_hashes([table.root / str(sample.mask_path)])[0]
+        except OSError:  # its image cannot be read either
+            return None
+
+    hashes = zip(whole, threaded(hashed, whole), strict=True)
+    found = {sample.path: known for sample, known in hashes if known}
     return replace(table, mask_faults=faults, mask_hashes=found)
 
 

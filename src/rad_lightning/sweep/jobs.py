@@ -15,6 +15,8 @@ from rad_lightning.config import TrainConfig
 from rad_lightning.training.job import Job, Shared, open_job
 from rad_lightning.training.run import run_job
 
+ENDED = "its process was ended with SIGTERM"
+
 # What the cells of this process share. A process that runs a second sweep starts with `forget`.
 _shared = Shared()
 
@@ -33,8 +35,13 @@ def run_in_sweep(cfg: TrainConfig) -> None:
         UserError: the job cannot even be named (its data are wrong).
     """
     progress = Progress(quiet=True)
-    with progress.stage("data"):
-        job = open_job(cfg, _shared)
+    try:
+        with progress.stage("data"):
+            job = open_job(cfg, _shared)
+    except Terminated:
+        if not is_worker():
+            raise
+        raise UserError(ENDED) from None
     try:
         with job.run.alone(cfg.trainer.num_nodes):
             if job.run.done and cfg.resume:
@@ -46,7 +53,7 @@ def run_in_sweep(cfg: TrainConfig) -> None:
     except Terminated:
         if not is_worker():
             raise
-        write_failure(job, UserError("its process was ended with SIGTERM"))
+        write_failure(job, UserError(ENDED))
     except Exception as error:
         if not is_worker():
             end_if_asked()

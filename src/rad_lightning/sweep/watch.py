@@ -42,8 +42,10 @@ class Watch:
     ) -> None:
         self.stop.set()
         self.thread.join()
-        self.look()
-        self.bar.__exit__(kind, error, trace)
+        try:
+            self.look()
+        finally:
+            self.bar.__exit__(kind, error, trace)
 
     def _look(self) -> None:
         while not self.stop.wait(EVERY):
@@ -58,7 +60,7 @@ class Watch:
             self.waiting.remove(item)
             self.finished += 1
             self.ended += 1
-            self.bar.advance()
+            self.bar.count()
             self.progress.say(f"{self.finished:>7}/{self.total}  {self._line(item, failure)}")
 
     def _line(self, item: Planned, failure: dict[str, str] | None) -> str:

@@ -22,6 +22,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from rad_lightning.common.errors import UserError
 from rad_lightning.common.machine import reason_of
+from rad_lightning.common.processes import end_if_asked
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds that the helper may take to answer
@@ -86,6 +87,7 @@ class Guard:
         except UserError:
             raise
         except Exception as error:  # of sockets, of W&B, of what it works with
+            end_if_asked()
             why = "its helper process does not answer" if watch.bitten else reason_of(error)
             self.problem = f"no complete W&B run ({why}); logger=csv trains without W&B"
             forget_helper()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rad_lightning.common.machine import lack, reason_of
+from rad_lightning.common.processes import end_if_asked
 from rad_lightning.common.progress import Progress
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.common.runs import SCHEMA_VERSION, RunDirectory, environment, peak_memory_mib
@@ -91,6 +92,7 @@ def missed(what: str, notes: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of Matplotlib, Pillow, the disk, the memory
+        end_if_asked()
         notes.append(f"no {what}: {lack(error) or reason_of(error)}")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from rad_lightning.common.environ import RANKS, forget_ranks
 from rad_lightning.common.errors import BusyError
 from rad_lightning.common.processes import (
     Terminated,
+    end_if_asked,
     lightning_takes_sigterm,
     signals_raise,
     sigterm_left_to_lightning,
@@ -33,6 +36,57 @@ def test_signals_raise_once_and_is_left_as_it_was() -> None:
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # what tidies up is not disturbed
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_in_an_import_is_raised_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "import signal; signal.raise_signal(signal.SIGTERM); done = True\n"
+    )
+    code = textwrap.dedent(f"""
+        import sys, time
+        from rad_lightning.common.processes import Terminated, signals_raise
+        sys.path.insert(0, {str(tmp_path)!r})
+        with signals_raise():
+            try:
+                import late
+                assert late.done
+                time.sleep({HANG})
+            except Terminated:
+                print("raised")
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG / 2
+    )
+    assert (done.stdout, done.stderr) == ("raised\n", "")
+
+
+def test_what_a_shell_has_told_to_ignore_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_raise():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_lost_signal_is_raised_once_more_but_in_no_other_thread() -> None:
+    raised = []
+
+    def other() -> None:
+        end_if_asked()
+        raised.append("none")
+
+    with signals_raise():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert raised == ["none"]
+        with pytest.raises(KeyboardInterrupt):
+            end_if_asked()
+    end_if_asked()
 
 
 def test_lightning_finds_no_handler_while_it_trains() -> None:

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             with variable("HYDRA_FULL_ERROR", "1"):
                 dispatch(arguments)
         except KeyboardInterrupt as reason:
-            end_interrupted(arguments, reason)
+            end_interrupted(arguments, asked_to_end() or reason)  # Ray makes one of the other
         except Exception as error:
             if asked := asked_to_end():  # the error is what a library made of it
                 end_interrupted(arguments, asked)

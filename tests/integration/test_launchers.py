@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from support import SMALL_SYNTHETIC, command
+from support import HANG, SMALL_SYNTHETIC, command, started
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +125,27 @@ def test_every_launcher_gives_the_same_files(
         ):
             assert f"#SBATCH {line}\n" in submitted
         assert "export OMP_NUM_THREADS=4\n" in submitted
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["joblib", "ray"])
+def test_a_signal_ends_a_sweep_of_several_processes(
+    name: str, tmp_path: Path, sent: signal.Signals
+) -> None:
+    package, settings = LAUNCHERS[name]
+    pytest.importorskip(package, reason=f"hydra/launcher={name} is not installed")
+    launched = (f"hydra/launcher={name}", *settings, "method.steps=100000", "output=cut")
+    with started(tmp_path, *SWEEP, *launched) as process:
+        deadline = time.monotonic() + HANG
+        while not list(tmp_path.glob("cut/*/metrics.csv")):  # both trains, or one of them
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=HANG)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[sent]
+    (line,) = told.splitlines()
+    assert line.startswith(("terminated: ", "interrupted: "))
 
 
 @pytest.mark.long

@@ -20,6 +20,7 @@ LEAVE = 60.0  # seconds that a training whose parent has ended has to write its 
 
 _commands: set[int] = set()  # processes that run a command themselves
 _saves = threading.Event()  # set while a training of this process would save itself at SIGTERM
+_waits = threading.Event()  # set while signals wait
 _asked: list[type[KeyboardInterrupt]] = []  # what the signals that came have raised
 
 
@@ -61,6 +62,18 @@ def sigterm_left_to_lightning() -> Iterator[None]:
             yield
         finally:
             _saves.clear()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Inside, a signal waits for the end: for a library that cannot bear an exception in the middle
+    of its start. If it takes SIGTERM, it does not keep it."""
+    with _on(signal.SIGTERM, signal.getsignal(signal.SIGTERM)):
+        _waits.set()
+        try:
+            yield
+        finally:
+            _waits.clear()
 
 
 def lightning_takes_sigterm() -> None:
@@ -128,7 +141,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     """Raise what the signal says. In the middle of an import, some seconds, torch aborts the
     process and others hide what is raised: then at its end, or at the second signal."""
     what = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-    if not _asked and _importing(frame):
+    if not _asked and (_waits.is_set() or _importing(frame)):
         _asked.append(what)
         threading.Thread(target=_again, args=(number,), daemon=True).start()
     else:
@@ -143,9 +156,11 @@ def _raise(what: type[KeyboardInterrupt]) -> NoReturn:
 
 
 def _again(number: int) -> None:
-    """Send the signal to the main thread once more, when it imports no longer."""
+    """Send the signal to the main thread once more, when it need not wait any longer."""
     main = threading.main_thread().ident
-    while len(_asked) == 1 and _importing(sys._current_frames().get(main or 0)):
+    while len(_asked) == 1 and (
+        _waits.is_set() or _importing(sys._current_frames().get(main or 0))
+    ):
         time.sleep(LOOK / 20)
     if len(_asked) == 1 and main:
         signal.pthread_kill(main, number)

@@ -26,6 +26,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf, open_dict
 
 from rad_lightning.common.errors import UserError
+from rad_lightning.common.processes import Terminated, signals_wait
 
 STORE_BYTES = 100 * 2**20  # Ray would set a third of the memory aside; cells exchange no data
 
@@ -120,7 +121,10 @@ def connection(ray: Any, settings: dict[str, Any]) -> Iterator[None]:
         else:
             chosen |= {"address": settings["address"]}
         try:
-            ray.init(**chosen | settings["init"])
+            with signals_wait():
+                ray.init(**chosen | settings["init"])
+        except SystemExit:  # Ray's own answer to SIGTERM while it starts
+            raise Terminated from None
         except ConnectionError as error:
             raise UserError(
                 f"hydra.launcher.address = {settings['address']}: no Ray cluster answers there"

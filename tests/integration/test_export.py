@@ -205,6 +205,7 @@ def test_a_file_without_its_facts_or_with_others_is_refused(
     assert "detector.onnx: not readable by onnxruntime" in told()
 
 
+@pytest.mark.long
 def test_a_torch_program_loads_without_this_package(
     cli: Cli, runs: Callable[[str], Path], photos: Path
 ) -> None:

@@ -218,7 +218,9 @@ def test_online_without_a_login_is_one_line_and_nothing_is_asked(
     assert error.count("\n") == 1 and "not logged in to W&B" in error
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)]
+)
 def test_a_lost_or_stopped_helper_costs_its_own_run_alone(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from rad_lightning.common.errors import DivergedError
-from rad_lightning.common.processes import Terminated, lightning_takes_sigterm
+from rad_lightning.common.processes import lightning_takes_sigterm
 from rad_lightning.common.progress import Bar
 from rad_lightning.common.randomness import stream_seed
 from rad_lightning.flows.coupling import Parameters, nll
@@ -113,9 +113,8 @@ class SaveLast(Callback):
         if trainer.global_step == trainer.max_steps:
             return
         if trainer.global_step % self.every == 0 or trainer.received_sigterm:
+            # At SIGTERM, Lightning ends the training next, when it has logged this step.
             trainer.save_checkpoint(self.path)
-        if trainer.received_sigterm:
-            raise Terminated
 
     def on_train_end(self, trainer: Trainer, module: FlowModule) -> None:
         module.deploy()

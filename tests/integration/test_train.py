@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 
+from rad_lightning.common.processes import TERMINATED
 from rad_lightning.data.splits import Roles, read_manifest
-from rad_lightning.training.callbacks import StepBar
+from rad_lightning.methods.module import FlowModule
+from rad_lightning.training.callbacks import SaveLast, StepBar
 from support import SMALL, SMALL_SYNTHETIC, Cli, only_run, result_of, rows_of
 
 
@@ -102,6 +106,38 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(
     steps = [row["step"] for row in rows_of(cut / "metrics.csv")]
     assert steps[0] == "0" and steps[-1] == "5"  # the part before the cut is still there
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (FlowModule, "finish_step"),
+        (SaveLast, "on_train_batch_end"),
+        (CSVLogger, "save"),
+    ],
+)
+def test_a_sigterm_anywhere_in_a_step_saves_the_step_and_its_row(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    settings = (*SMALL_SYNTHETIC, "trainer.checkpoint_every=1000")
+    assert cli(*settings, "output=whole") == 0
+    original, calls = getattr(owner, name), []
+
+    def signalled(self: Any, *arguments: Any, **options: Any) -> Any:
+        returned = original(self, *arguments, **options)
+        calls.append(name)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return returned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        assert cli(*settings, "output=cut") == TERMINATED
+    cut, whole = only_run("cut"), only_run("whole")
+    assert 0 < torch.load(cut / "last.ckpt", weights_only=True)["global_step"] < 6
+    assert cli(*settings, "output=cut") == 0
+    for file in ("metrics.csv", "scores.csv"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
 
 
 def test_a_broken_checkpoint_and_a_broken_cache_entry_are_made_anew(cli: Cli) -> None:

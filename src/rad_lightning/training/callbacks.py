@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from rad_lightning.common.errors import DivergedError
@@ -108,12 +109,18 @@ class SaveLast(Callback):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, _: object, exception: BaseException) -> None:
+        # Lightning raises it when the step that SIGTERM came in is done and logged.
+        if isinstance(exception, SIGTERMException):
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
         # Not at the very end: resuming a training that has all its steps would end it without
         # giving the flow its best, or its deployed, parameters.
-        if trainer.global_step == trainer.max_steps:
-            return
-        if trainer.global_step % self.every == 0 or trainer.received_sigterm:
-            # At SIGTERM, Lightning ends the training next, when it has logged this step.
+        if trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(self.path)
 
     def on_train_end(self, trainer: Trainer, module: FlowModule) -> None:

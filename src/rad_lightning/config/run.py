@@ -197,8 +197,9 @@ class EvaluationConfig:
 
 @dataclass
 class ReviewConfig:
-    """A simulated person who judges the most suspicious training images by their true labels, to
-    measure what verdicts are worth; of ``error`` verdicts each is the wrong one."""
+    """A simulated person who judges the most suspicious training images by their true labels, one
+    of each physical part first, to measure what verdicts are worth; a share of ``error`` is wrong.
+    """
 
     budget: int = setting(0, low=0)  # images; more than there are: all
     error: float = setting(0.0, low=0.0, high=1.0)

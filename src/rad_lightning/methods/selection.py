@@ -22,7 +22,7 @@ from rad_lightning.robust.contamination import (
 )
 from rad_lightning.robust.exposure import oddest, within_image
 from rad_lightning.robust.memories import sparse_memories
-from rad_lightning.robust.review import Reviewed, counted, precision
+from rad_lightning.robust.review import Reviewed, bad, counted, judged, precision
 from rad_lightning.robust.trusted import (
     OutOfFold,
     image_suspicion,
@@ -82,7 +82,7 @@ def find_trust(
         raise UserError(f"method={method.name}: a ranking needs two images, there is one")
     known = torch.zeros(len(samples), dtype=torch.long) if reviewed is None else reviewed
     base = part_weights(groups) if cfg.by_part else torch.ones(len(samples))
-    base = base * (known != Reviewed.MISLABELLED)
+    base = base * ~bad(known)
     found = in_rounds(method, head, samples, groups, base, known, seed, generator, tick)
     scores, ranked, above, doubts = found
     suspicion, odd = ranks(ranks(ranked).mean(0)), within_image(scores)
@@ -130,7 +130,7 @@ def in_rounds(
     Raises:
         UserError: too few images for folds or memories.
     """
-    cfg, usable = method.trust, known != Reviewed.MISLABELLED
+    cfg, usable = method.trust, ~bad(known)
     kept, doubts = base, []
     for _ in range(rounds(cfg)):
         try:
@@ -150,7 +150,7 @@ def in_rounds(
 def sure(low: float, suspicion: Tensor, known: Tensor) -> float:
     """How far a set is known to be contaminated, from 0 to 1: by the last verdicts where there are
     any, else by the lower end of the estimate, which no clean data set raised above 0."""
-    if (known != Reviewed.NO).any():
+    if judged(known).any():
         return precision(suspicion, known)
     return min(1.0, low / SURE)
 

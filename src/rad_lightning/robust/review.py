@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from torch import Generator, Tensor
 
 from rad_lightning.robust.contamination import Contamination
+from rad_lightning.robust.trusted import parts
 
 
 class Reviewed(IntEnum):
@@ -17,10 +18,33 @@ class Reviewed(IntEnum):
     NO = 0
     GOOD = 1
     MISLABELLED = 2
+    PART = 3  # not judged, of a physical part with a mislabelled image: not to be learned as normal
 
 
 LAST = 10  # judged images that say how the next ones are
 ENOUGH = 8  # good ones in a row, after which hardly any mislabelled one is left to find
+
+
+def bad(reviewed: Tensor) -> Tensor:
+    """What must not be learned as normal, ``(N,)`` bool."""
+    return (reviewed == Reviewed.MISLABELLED) | (reviewed == Reviewed.PART)
+
+
+def judged(reviewed: Tensor) -> Tensor:
+    """What somebody has looked at, ``(N,)`` bool."""
+    return (reviewed == Reviewed.GOOD) | (reviewed == Reviewed.MISLABELLED)
+
+
+def of_parts(reviewed: Tensor, groups: Tensor) -> Tensor:
+    """``reviewed`` ``(N,)`` with ``PART`` for what nobody judged of a physical part of which an
+    image is mislabelled. A good image says nothing of the others: a defect may be on another side.
+
+    Args:
+        groups: ``(N,)`` physical parts.
+    """
+    part = parts(groups)
+    found = torch.isin(part, part[reviewed == Reviewed.MISLABELLED])
+    return torch.where(found & (reviewed == Reviewed.NO), int(Reviewed.PART), reviewed)
 
 
 def most(found: int, of: int) -> float:
@@ -34,8 +58,8 @@ def last_judged(suspicion: Tensor, reviewed: Tensor, last: int = LAST) -> tuple[
     """Of the ``last`` judged images along the falling ``suspicion`` ``(N,)``: how many are
     mislabelled, and how many there are."""
     order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
-    judged = reviewed[order][reviewed[order] != Reviewed.NO][-last:]
-    return int((judged == Reviewed.MISLABELLED).sum()), len(judged)
+    said = reviewed[order][judged(reviewed[order])][-last:]
+    return int((said == Reviewed.MISLABELLED).sum()), len(said)
 
 
 def precision(suspicion: Tensor, reviewed: Tensor) -> float:
@@ -63,9 +87,10 @@ def counted(
 ) -> Contamination:
     """The contamination of N images, some of them judged.
 
-    Judged ones are counted. The others were less suspicious, so that they are mislabelled at most
-    as often as the last judged ones: the upper end takes the upper end of that share's interval for
-    all of them, the value takes ``doubt`` times the share itself.
+    Judged ones are counted, and with them the other images of a mislabelled part. The rest were
+    less suspicious, so that they are mislabelled at most as often as the last judged ones: the
+    upper end takes the upper end of that share's interval for all of them, the value takes
+    ``doubt`` times the share itself.
 
     Args:
         estimate: without any verdict; returned where nothing was judged.
@@ -73,29 +98,43 @@ def counted(
         suspicion: ``(N,)``.
         reviewed: ``(N,)`` of ``Reviewed``.
     """
-    judged = reviewed != Reviewed.NO
-    if not judged.any():
+    others = reviewed == Reviewed.NO
+    if others.all():
         return estimate
-    total, mislabelled = len(reviewed), int((reviewed == Reviewed.MISLABELLED).sum())
-    rest = total - int(judged.sum())
+    total, mislabelled = len(reviewed), int(bad(reviewed).sum())
+    rest = int(others.sum())
     low = mislabelled / total
     high = low + rest / total * most(*last_judged(suspicion, reviewed))
-    hidden = float(doubt[~judged].sum()) * precision(suspicion, reviewed)
+    hidden = float(doubt[others].sum()) * precision(suspicion, reviewed)
     return Contamination(min((mislabelled + hidden) / total, high), low, high)
 
 
 def simulated(
-    suspicion: Tensor, mislabelled: Tensor, budget: int, error: float, generator: Generator
+    suspicion: Tensor,
+    groups: Tensor,
+    mislabelled: Tensor,
+    budget: int,
+    error: float,
+    generator: Generator,
 ) -> Tensor:
-    """The verdicts of a reviewer who knows the truth and errs with probability ``error``, on the
-    ``budget`` most suspicious images: ``(N,)`` of ``Reviewed``.
+    """The verdicts of a reviewer who knows the truth and errs with probability ``error``:
+    ``(N,)`` of ``Reviewed``. As on the page of an audit, the most suspicious image of each physical
+    part comes first; the others only when all parts are judged.
 
     Args:
         suspicion: ``(N,)``; NaN is never judged.
+        groups: ``(N,)`` physical parts.
         mislabelled: ``(N,)`` bool, the truth.
+        budget: verdicts.
     """
     order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
-    order = order[~suspicion[order].isnan()][:budget]
+    order = order[~suspicion[order].isnan()]
+    places: dict[int, int] = {}
+    for place, part in enumerate(parts(groups)[order].tolist()):
+        places.setdefault(part, place)
+    first = torch.zeros(len(order), dtype=torch.bool)
+    first[list(places.values())] = True
+    order = torch.cat([order[first], order[~first]])[:budget]
     wrong = torch.rand(len(suspicion), generator=generator) < error
     verdicts = torch.where(mislabelled ^ wrong, int(Reviewed.MISLABELLED), int(Reviewed.GOOD))
     found = torch.zeros(len(suspicion), dtype=torch.long)

@@ -185,8 +185,13 @@ def ranking_facts(images: TrainingImages, metrics: dict[str, float]) -> dict[str
     if 0 < injected.sum() < len(injected):
         metrics["trust_suspect_auroc"] = auroc(trust.suspicion[eligible].double(), injected)
         metrics["estimated_contamination"] = trust.contamination.value
-    judged = {v.name.lower(): int((images.reviewed == v).sum()) for v in Reviewed if v}
-    return {"trust": trust.summary(), "reviewed": judged}
+    said = {
+        "good": Reviewed.GOOD,
+        "mislabelled": Reviewed.MISLABELLED,
+        "left_out_with_their_part": Reviewed.PART,
+    }
+    counts = {name: int((images.reviewed == value).sum()) for name, value in said.items()}
+    return {"trust": trust.summary(), "reviewed": counts}
 
 
 def detector_facts(job: Job, scored: Scored, limit: float) -> dict[str, Any]:

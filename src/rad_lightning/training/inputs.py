@@ -25,7 +25,7 @@ from rad_lightning.flows.sampling import bandwidth
 from rad_lightning.methods.registry import SELECTION, Training, Trust, chosen_part
 from rad_lightning.methods.task_sources import CATEGORIES, CORRUPTED, needs
 from rad_lightning.methods.verdicts import exposes, follow, verdicts_alone
-from rad_lightning.robust.review import Reviewed, simulated
+from rad_lightning.robust.review import Reviewed, bad, judged, of_parts, simulated
 from rad_lightning.training.head import build_head, embed, fit_whitening
 from rad_lightning.training.job import Job, featurise, job_features, pick_device
 from rad_lightning.training.size import refuse_too_large
@@ -86,7 +86,7 @@ class TrainingImages:
     @property
     def normal(self) -> Tensor:
         """Those of them that nobody knows to be anomalies, ``(N,)`` bool."""
-        return self.eligible & (self.reviewed != Reviewed.MISLABELLED)
+        return self.eligible & ~bad(self.reviewed)
 
 
 @dataclass(frozen=True)
@@ -158,26 +158,27 @@ def training_images(
     with progress.stage("samples"):
         rows = data.rows(*Roles.TRAINED)
         injected = torch.tensor([data.roles[row] != Roles.TRAIN for row in rows])
+        groups = group_numbers([data.table.samples[row].group for row in rows])
         reviewed = torch.tensor([REVIEWED[data.verdict(row)] for row in rows])
+        reviewed = of_parts(reviewed, groups)
         eligible = ~injected if method.clean_only else torch.ones_like(injected)
         if not eligible.any():
             raise UserError(
                 f"method={method.name}: all {len(rows)} training images are injected ones; "
                 "use a lower noise.ratio"
             )
-        normal = eligible & (reviewed != Reviewed.MISLABELLED)
+        normal = eligible & ~bad(reviewed)
         if not normal.any():
             raise UserError(
                 f"verdicts: all {int(eligible.sum())} training images are mislabelled: "
                 "nothing is left to learn from"
             )
         head, samples = whiten(job, features, rows, normal)
-        groups = group_numbers([data.table.samples[row].group for row in rows])
         use = torch.full_like(groups, Use.FIT)
         use[held_out_images(data, normal, method.holdout, cfg.seed)] = Use.VALIDATION
         use[~eligible if exposes(method) else ~normal] = Use.EXCLUDED
         images = TrainingImages(tuple(rows), samples, groups, injected, use, reviewed)
-    if chosen_part(SELECTION, method) or (reviewed != Reviewed.NO).any():
+    if chosen_part(SELECTION, method) or judged(reviewed).any():
         with progress.stage("trust"):
             images = selected(job, head, images, progress)
     return head, images
@@ -186,11 +187,13 @@ def training_images(
 def simulated_reviews(
     data: Dataset, images: TrainingImages, cfg: TrainConfig
 ) -> dict[str, Verdict]:
-    """What a simulated person says of the most suspicious images, by sha256."""
+    """What a simulated person says of the images that an audit would show, by sha256."""
     assert images.trust is not None  # TrainConfig.check
     generator = torch.Generator().manual_seed(stream_seed("review", cfg.seed))
     budget, error = cfg.review.budget, cfg.review.error
-    found = simulated(images.trust.suspicion, images.injected, budget, error, generator)
+    found = simulated(
+        images.trust.suspicion, images.groups, images.injected, budget, error, generator
+    )
     verdicts = {code: verdict for verdict, code in REVIEWED.items() if verdict}
     judged = zip(images.rows, found.tolist(), strict=True)
     return {data.hashes[row]: verdicts[code] for row, code in judged if code != Reviewed.NO}

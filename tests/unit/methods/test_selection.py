@@ -24,7 +24,7 @@ from rad_lightning.methods.selection import (
     sure,
     trust_steps,
 )
-from rad_lightning.methods.verdicts import follow, verdicts_alone
+from rad_lightning.methods.verdicts import PUSHED, follow, verdicts_alone
 from rad_lightning.robust.review import Reviewed
 from rad_lightning.robust.trusted import OutOfFold
 
@@ -347,7 +347,8 @@ def test_verdicts_go_before_the_ranking(use: str) -> None:
     trust = follow(trust, cfg, head, samples(), reviewed)
     assert trust.suspects[bad[0]] and not trust.weights[bad[0]].any()
     assert not trust.suspects[bad[1]] and (trust.weights[bad[1]] > 0).all()
-    assert trust.exposed is not None and trust.strength == 1
+    assert trust.exposed is not None
+    assert trust.strength == (1 if use == "expose" else pytest.approx(1 / IMAGES / PUSHED))
     assert trust.exposed[bad[0]].any() and not trust.exposed[bad[1]].any()
     assert trust.contamination.low >= 1 / IMAGES
 
@@ -362,6 +363,16 @@ def test_what_ten_good_verdicts_say_of_the_others() -> None:
     rest = order[5:]
     assert not after.suspects.any()
     assert (after.weights[rest] >= before.weights[rest]).all()
+
+
+def test_the_other_images_of_a_mislabelled_part_are_left_out_and_not_pushed_away() -> None:
+    cfg, head = method(use="fence", source="out_of_fold", steps=40), Head(SPEC)
+    reviewed = torch.zeros(IMAGES, dtype=torch.long)
+    reviewed[0], reviewed[1] = Reviewed.MISLABELLED, Reviewed.PART
+    trust = find_trust(cfg, head, samples(), GROUPS, BAD, 3, reviewed=reviewed)
+    trust = follow(trust, cfg, head, samples(), reviewed)
+    assert trust.exposed is not None and trust.suspects[:2].all() and not trust.weights[:2].any()
+    assert trust.exposed[0].any() and not trust.exposed[1:].any()
 
 
 def test_verdicts_alone_leave_out_and_push_away_the_odd_spots() -> None:

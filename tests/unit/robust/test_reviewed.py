@@ -7,10 +7,19 @@ import torch
 from torch import Generator, Tensor
 
 from rad_lightning.robust.contamination import Contamination
-from rad_lightning.robust.review import Reviewed, counted, last_judged, most, precision, simulated
+from rad_lightning.robust.review import (
+    Reviewed,
+    counted,
+    last_judged,
+    most,
+    of_parts,
+    precision,
+    simulated,
+)
 
 ESTIMATE = Contamination(0.1, 0.0, 0.2)
 SUSPICION = torch.linspace(0.99, 0, 100)  # the first image is the most suspicious
+ALONE = torch.arange(100)  # every image is a part
 
 
 def verdicts(*first: Reviewed) -> Tensor:
@@ -59,7 +68,7 @@ def test_the_interval_holds_the_truth_for_a_reviewer_who_goes_down_the_ranking()
     for seed in range(50):
         stream = Generator().manual_seed(seed)
         bad = torch.rand(100, generator=stream) < torch.linspace(0.9, 0, 100)
-        reviewed = simulated(SUSPICION, bad, 20, 0.0, stream)
+        reviewed = simulated(SUSPICION, ALONE, bad, 20, 0.0, stream)
         found = counted(ESTIMATE, torch.zeros(100), SUSPICION, reviewed)
         held += found.low <= bad.float().mean() <= found.high
     assert held >= 45
@@ -69,12 +78,39 @@ def test_a_simulated_reviewer_judges_the_most_suspicious_and_errs_as_told() -> N
     bad = torch.arange(100) % 2 == 0
     suspicion = SUSPICION.clone()
     suspicion[3] = torch.nan
-    right = simulated(suspicion, bad, 10, 0.0, Generator().manual_seed(0))
+    right = simulated(suspicion, ALONE, bad, 10, 0.0, Generator().manual_seed(0))
     assert (right != Reviewed.NO).nonzero()[:, 0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert ((right == Reviewed.MISLABELLED) == bad)[right != Reviewed.NO].all()
-    wrong = simulated(suspicion, bad, 10, 1.0, Generator().manual_seed(0))
+    wrong = simulated(suspicion, ALONE, bad, 10, 1.0, Generator().manual_seed(0))
     assert ((wrong == Reviewed.MISLABELLED) != bad)[wrong != Reviewed.NO].all()
-    every = simulated(suspicion, bad, 1000, 0.3, Generator().manual_seed(0))
+    every = simulated(suspicion, ALONE, bad, 1000, 0.3, Generator().manual_seed(0))
     assert (every != Reviewed.NO).sum() == 99
     errs = ((every == Reviewed.MISLABELLED) != bad)[every != Reviewed.NO].float().mean()
     assert errs == pytest.approx(0.3, abs=0.15)
+
+
+def test_a_simulated_reviewer_sees_one_image_of_each_part_first_as_on_the_page() -> None:
+    groups = torch.arange(100) // 4
+    bad = torch.arange(100) < 20
+
+    def judged(budget: int) -> list[int]:
+        found = simulated(SUSPICION, groups, bad, budget, 0.0, Generator().manual_seed(0))
+        return (found != Reviewed.NO).nonzero()[:, 0].tolist()
+
+    assert judged(5) == [0, 4, 8, 12, 16]
+    assert judged(27) == sorted([*range(0, 100, 4), 1, 2])
+    assert len(judged(1000)) == 100
+
+
+def test_the_other_images_of_a_mislabelled_part_are_counted_with_it_and_not_judged() -> None:
+    groups = torch.arange(100) // 4
+    reviewed = torch.zeros(100, dtype=torch.long)
+    reviewed[0], reviewed[1], reviewed[4] = Reviewed.MISLABELLED, Reviewed.GOOD, Reviewed.GOOD
+    found = of_parts(reviewed, groups)
+    part, good, mislabelled = Reviewed.PART, Reviewed.GOOD, Reviewed.MISLABELLED
+    assert found[:8].tolist() == [mislabelled, good, part, part, good, 0, 0, 0]
+    assert not found[8:].any()
+    assert last_judged(SUSPICION, found) == last_judged(SUSPICION, reviewed) == (1, 3)
+    assert counted(ESTIMATE, torch.zeros(100), SUSPICION, found).low == pytest.approx(0.03)
+    # A data set of a single part: there, every image stands for itself.
+    assert torch.equal(of_parts(reviewed, torch.zeros(100, dtype=torch.long)), reviewed)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rad_lightning.data.verdicts import Review, Verdict, write_verdicts
-from support import SMALL_SYNTHETIC, Cli, one_error, only_run, result_of, rows_of
+from support import SMALL, SMALL_SYNTHETIC, Cli, one_error, only_run, result_of, rows_of
 
 NOISY = (
     *SMALL_SYNTHETIC,
@@ -71,6 +71,24 @@ def test_confirmed_anomalies_are_not_learned_as_normal(cli: Cli, noisy: Path, me
     )
     curves = (run / "metrics.csv").read_text()
     assert ("train/exposure" in curves) == (method in ("plain", "robust"))
+
+
+def test_the_other_photos_of_a_mislabelled_part_are_left_out(cli: Cli, photos: Path) -> None:
+    rows = [f"good/{i}.png,normal,part{i // 2},train" for i in range(6)]
+    rows += [f"bad/{i}.png,defect,bad{i},test" for i in range(3)]
+    (photos / "parts.csv").write_text("\n".join(["path,label,group,split", *rows]) + "\n")
+    settings = (
+        "data=csv", f"data.csv={photos / 'parts.csv'}", "backbone.weights=untrained",
+        "method.trust.steps=4", *SMALL,
+    )  # fmt: skip
+    assert cli(*settings, "output=before") == 0
+    said = about(only_run("before"), "good/2.png", Verdict.MISLABELLED)
+    write_verdicts(Path("v.csv"), [said])
+    assert cli(*settings, "output=after", "verdicts=v.csv", "method=robust") == 0
+    counts = {"good": 0, "mislabelled": 1, "left_out_with_their_part": 1}
+    assert result_of(only_run("after"))["reviewed"] == counts
+    held = {r["path"] for r in rows_of(only_run("after") / "scores.csv") if r["held_out"] == "1"}
+    assert not held & {"good/2.png", "good/3.png"}
 
 
 def test_the_manifest_repeats_a_training_with_verdicts(cli: Cli, noisy: Path) -> None:

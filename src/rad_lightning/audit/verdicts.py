@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rad_lightning.audit.ranking import SUSPECT
 from rad_lightning.data.verdicts import Review, Verdict, read_verdicts
+from rad_lightning.robust.review import Reviewed, bad
 
 Verdicts = dict[str, Review]  # by the sha256 of the image
 
@@ -24,13 +24,10 @@ def spoken(sha256: str, verdicts: Verdicts) -> str:
     return str(verdicts[sha256].verdict) if sha256 in verdicts else ""
 
 
-def believed(trusted: Tensor, hashes: Sequence[str], verdicts: Verdicts) -> Tensor:
-    """The images ``(N,)`` bool to compare others with: ``trusted``, as a person has corrected it.
-    Only good ones where that leaves none."""
-    said = [verdicts[h].verdict if h in verdicts else None for h in hashes]
-    good = torch.tensor([v == Verdict.GOOD for v in said])
-    bad = torch.tensor([v == Verdict.MISLABELLED for v in said])
-    kept = (trusted | good) & ~bad
+def believed(trusted: Tensor, reviewed: Tensor) -> Tensor:
+    """The images ``(N,)`` bool to compare others with: ``trusted``, as a person has corrected it by
+    ``reviewed`` ``(N,)``, see ``Reviewed``. As they were where that leaves none."""
+    kept = (trusted | (reviewed == Reviewed.GOOD)) & ~bad(reviewed)
     return kept if kept.any() else trusted
 
 

@@ -126,7 +126,7 @@ def ranking_of(job: Job, verdicts: Verdicts, progress: Progress) -> Audited:
     shown, evidence = [*open_ones[: cfg.shown], *(judged if cfg.shown else [])], None
     if shown:
         chosen = [ranking.order[place] for place in shown]
-        trusted = believed(~ranking.suspects(), [data.hashes[row] for row in rows], verdicts)
+        trusted = believed(~ranking.suspects(), images.reviewed)
         evidence = find_evidence(images.samples, images.groups, trusted, chosen, cfg.seed)
     lines = list_lines(data, rows, ranking, images.injected)
     found, grid = accuracy(ranking, images.injected), prepared.head.spec.grid

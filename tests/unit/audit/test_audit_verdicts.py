@@ -5,6 +5,7 @@ import torch
 from rad_lightning.audit.ranking import POSSIBLE, SUSPECT, TRUSTED
 from rad_lightning.audit.verdicts import believed, given, left_out
 from rad_lightning.data.verdicts import Review, Verdict, write_verdicts
+from rad_lightning.robust.review import Reviewed
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
@@ -25,13 +26,14 @@ def test_a_person_decides_and_else_the_ranking_does() -> None:
 
 
 def test_others_are_compared_with_what_a_person_calls_good() -> None:
-    trusted, hashes = torch.tensor([False, False, True, True]), [A, B, C, D]
-    assert believed(trusted, hashes, {}).equal(trusted)
-    found = believed(trusted, hashes, said(a="good", b="unsure", d="mislabelled"))
-    assert found.tolist() == [True, False, True, False]
+    trusted = torch.tensor([False, False, True, True, True])
+    no, good, mislabelled, part = Reviewed
+    assert believed(trusted, torch.zeros(5)).equal(trusted)
+    found = believed(trusted, torch.tensor([good, no, no, mislabelled, part]))
+    assert found.tolist() == [True, False, True, False, False]
     # Somebody who calls all of them mislabelled leaves nothing to compare with.
-    none = said(c="mislabelled", d="mislabelled")
-    assert believed(trusted, hashes, none).equal(trusted)
+    none = torch.tensor([no, no, mislabelled, mislabelled, mislabelled])
+    assert believed(trusted, none).equal(trusted)
 
 
 def test_verdicts_are_by_image(tmp_path: Path) -> None:

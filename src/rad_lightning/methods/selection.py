@@ -15,6 +15,7 @@ from rad_lightning.flows.heads import Head
 from rad_lightning.methods.exposure import outlier_share
 from rad_lightning.methods.registry import SELECTION, Trust, part
 from rad_lightning.robust.contamination import (
+    RAMP,
     Contamination,
     beyond,
     contamination,
@@ -22,7 +23,7 @@ from rad_lightning.robust.contamination import (
 )
 from rad_lightning.robust.exposure import oddest, within_image
 from rad_lightning.robust.memories import sparse_memories
-from rad_lightning.robust.review import Reviewed, bad, counted, judged, precision
+from rad_lightning.robust.review import Reviewed, alike, bad, counted, judged, precision
 from rad_lightning.robust.trusted import (
     OutOfFold,
     image_suspicion,
@@ -92,6 +93,9 @@ def find_trust(
         # The first round alone does no harm to clean images.
         doubt = doubts[0].lerp(doubts[-1], sure(guess.low, suspicion, known))
         doubt = doubt * precision(suspicion, known)
+        # Verdicts go further down than the fence where what is like the judged ones lies below it.
+        likely = alike(above, suspicion, known, 2 * RAMP) * (known == Reviewed.NO)
+        doubt = torch.maximum(doubt, likely)
         weights = (base * (1 - doubt))[:, None, None].expand(samples.shape[:3])
         return Trust(suspicion, doubt > HALF, weights, None, estimate, estimate.value, 0.0, odd)
     assumed = assumed_rate(cfg, estimate, injected)

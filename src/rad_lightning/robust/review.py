@@ -54,11 +54,15 @@ def most(found: int, of: int) -> float:
     return float(binomtest(found, of).proportion_ci(method="wilson").high)
 
 
-def last_judged(suspicion: Tensor, reviewed: Tensor, last: int = LAST) -> tuple[int, int]:
-    """Of the ``last`` judged images along the falling ``suspicion`` ``(N,)``: how many are
-    mislabelled, and how many there are."""
+def last_rows(suspicion: Tensor, reviewed: Tensor, last: int = LAST) -> Tensor:
+    """The ``last`` judged images along the falling ``suspicion`` ``(N,)``."""
     order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
-    said = reviewed[order][judged(reviewed[order])][-last:]
+    return order[judged(reviewed[order])][-last:]
+
+
+def last_judged(suspicion: Tensor, reviewed: Tensor, last: int = LAST) -> tuple[int, int]:
+    """How many of the ``last`` judged images are mislabelled, and how many there are."""
+    said = reviewed[last_rows(suspicion, reviewed, last)]
     return int((said == Reviewed.MISLABELLED).sum()), len(said)
 
 
@@ -67,6 +71,21 @@ def precision(suspicion: Tensor, reviewed: Tensor) -> float:
     where nobody judged, and the ranking is all there is."""
     found, of = last_judged(suspicion, reviewed)
     return (found + 0.5) / (of + 1) if of else 1.0
+
+
+def alike(above: Tensor, suspicion: Tensor, reviewed: Tensor, width: float) -> Tensor:
+    """How likely each image is mislabelled if it is like the last judged ones, ``(N,)``: as likely
+    as they where they stand out as far, less below, and 0 from ``width`` times that below on.
+
+    Args:
+        above: ``(N,)`` how far each stands out, in spreads, see ``deviations``.
+        width: over which a certainty would fade, in spreads.
+    """
+    rows = last_rows(suspicion, reviewed)
+    if not len(rows):
+        return torch.zeros(len(above))
+    likely = precision(suspicion, reviewed)
+    return (likely + (above - above[rows].mean()) / width).clamp(0, likely).float()
 
 
 def advice(suspicion: Tensor, reviewed: Tensor) -> str | None:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from rad_lightning.robust.contamination import Contamination
 from rad_lightning.robust.review import (
     Reviewed,
+    alike,
     counted,
     last_judged,
     most,
@@ -114,3 +115,15 @@ def test_the_other_images_of_a_mislabelled_part_are_counted_with_it_and_not_judg
     assert counted(ESTIMATE, torch.zeros(100), SUSPICION, found).low == pytest.approx(0.03)
     # A data set of a single part: there, every image stands for itself.
     assert torch.equal(of_parts(reviewed, torch.zeros(100, dtype=torch.long)), reviewed)
+
+
+def test_what_is_like_the_last_judged_ones_is_doubted_as_far_as_they_bear_it_out() -> None:
+    above = torch.linspace(10, 0.1, 100)  # the ten judged ones lie at 9.55 on the mean
+    found = alike(above, SUSPICION, verdicts(*[Reviewed.MISLABELLED] * 10), 2.0)
+    sure = 10.5 / 11
+    assert found[:5].tolist() == pytest.approx([sure] * 5)
+    assert found[14] == pytest.approx(sure - (9.55 - above[14].item()) / 2, abs=1e-4)
+    assert (found[:-1] >= found[1:]).all() and not found[above < 7.5].any()
+    good = alike(above, SUSPICION, verdicts(*[Reviewed.GOOD] * 10), 2.0)
+    assert good.max() == pytest.approx(0.5 / 11)
+    assert not alike(above, SUSPICION, verdicts(), 2.0).any()

@@ -106,6 +106,7 @@ class Browser:
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.wait(f"innerWidth === {width}")  # a click before would miss what moves
 
     def picture(self, file: Path) -> None:
         file.write_bytes(b64decode(self.ask("Page.captureScreenshot")["data"]))

@@ -122,14 +122,15 @@ def test_images_are_judged_by_keyboard_mouse_and_touch_and_saved(tmp_path: Path)
         assert browser.run(f"{look}.querySelector('.name').textContent") == path_of(5)
         browser.press("Escape")
         assert_at(browser, "5")
-        assert not browser.run(f"{look}.open")
+        browser.wait(f"!{look}.open")
         # The mouse: on a picture, and on a verdict, after which the keyboard goes on from there.
         browser.click("article[data-rank='6'] .frame")
-        assert browser.run(f"{look}.querySelector('.rank').textContent") == "6"
+        browser.wait(f"{look}.open && {look}.querySelector('.rank').textContent === '6'")
         browser.click("dialog [data-do=close]")
+        browser.wait(f"!{look}.open")
         browser.screen(360, 740)
         browser.click("article[data-rank='5'] [data-say=good]")
-        assert progress(browser).startswith("5 of 6")
+        browser.wait("document.querySelector('.bar .sum').textContent.startsWith('5 of 6')")
         assert_at(browser, "6")
         assert browser.run("document.documentElement.scrollWidth") == 360
         # Closed before saving: the browser has kept it.

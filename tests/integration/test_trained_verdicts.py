@@ -73,7 +73,9 @@ def test_confirmed_anomalies_are_not_learned_as_normal(cli: Cli, noisy: Path, me
     assert ("train/exposure" in curves) == (method in ("plain", "robust"))
 
 
-def test_the_other_photos_of_a_mislabelled_part_are_left_out(cli: Cli, photos: Path) -> None:
+def test_the_other_photos_of_a_mislabelled_part_are_left_out(
+    cli: Cli, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [f"good/{i}.png,normal,part{i // 2},train" for i in range(6)]
     rows += [f"bad/{i}.png,defect,bad{i},test" for i in range(3)]
     (photos / "parts.csv").write_text("\n".join(["path,label,group,split", *rows]) + "\n")
@@ -85,6 +87,7 @@ def test_the_other_photos_of_a_mislabelled_part_are_left_out(cli: Cli, photos: P
     said = about(only_run("before"), "good/2.png", Verdict.MISLABELLED)
     write_verdicts(Path("v.csv"), [said])
     assert cli(*settings, "output=after", "verdicts=v.csv", "method=robust") == 0
+    assert "1 other image of mislabelled parts: left out" in capsys.readouterr().out
     counts = {"good": 0, "mislabelled": 1, "left_out_with_their_part": 1}
     assert result_of(only_run("after"))["reviewed"] == counts
     held = {r["path"] for r in rows_of(only_run("after") / "scores.csv") if r["held_out"] == "1"}

@@ -178,6 +178,9 @@ def training_images(
         use[held_out_images(data, normal, method.holdout, cfg.seed)] = Use.VALIDATION
         use[~eligible if exposes(method) else ~normal] = Use.EXCLUDED
         images = TrainingImages(tuple(rows), samples, groups, injected, use, reviewed)
+    if others := int((reviewed == Reviewed.PART).sum()):
+        plural = "s" if others > 1 else ""
+        progress.say(f"        note  {others} other image{plural} of mislabelled parts: left out")
     if chosen_part(SELECTION, method) or judged(reviewed).any():
         with progress.stage("trust"):
             images = selected(job, head, images, progress)

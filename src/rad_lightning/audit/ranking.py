@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,14 +61,6 @@ def rank(suspicion: Tensor, estimate: Contamination, count: int | None) -> Ranki
     cut = min(share_of(estimate.value, images), most) if count is None else count
     possible = max(cut, min(share_of(estimate.high, images), most))
     return Ranking(suspicion, order, cut, possible, estimate)
-
-
-def first_of_parts(ranking: Ranking, parts: Sequence[int]) -> list[int]:
-    """The places, from 0, of the most suspicious image of each physical part."""
-    first: dict[int, int] = {}
-    for place, image in enumerate(ranking.order):
-        first.setdefault(parts[image], place)
-    return list(first.values())
 
 
 def share_of(share: float, images: int) -> int:

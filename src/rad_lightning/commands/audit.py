@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rad_lightning.audit.evidence import Evidence, find_evidence
 from rad_lightning.audit.page import RankedImage, make_cards, page
-from rad_lightning.audit.ranking import Accuracy, Ranking, accuracy, first_of_parts, rank
+from rad_lightning.audit.ranking import Accuracy, Ranking, accuracy, rank
 from rad_lightning.audit.source import audited_rows, cleaned_roles, key_of, of_run, only
 from rad_lightning.audit.verdicts import Verdicts, believed, given, left_out, spoken
 from rad_lightning.common.errors import UserError
@@ -28,6 +28,7 @@ from rad_lightning.data.splits import Roles, read_manifest, write_manifest
 from rad_lightning.data.verdicts import Verdict
 from rad_lightning.features.backbone import HUB, UNTRAINED
 from rad_lightning.robust.review import Reviewed, advice
+from rad_lightning.robust.trusted import first_of_parts
 from rad_lightning.training.finish import missed
 from rad_lightning.training.inputs import prepare
 from rad_lightning.training.job import Job, chosen_weights, open_job
@@ -119,7 +120,7 @@ def ranking_of(job: Job, verdicts: Verdicts, progress: Progress) -> Audited:
     assert trust is not None  # AuditConfig.check
     ranking = rank(trust.suspicion, trust.contamination, cfg.count)
     rows = list(images.rows)
-    places = first_of_parts(ranking, images.groups.tolist())
+    places = first_of_parts(ranking.order, images.groups)
     judged = [p for p in places if images.reviewed[ranking.order[p]] != Reviewed.NO]
     open_ones = [p for p in places if p not in set(judged)]
     # What is still to be judged comes first.

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from torch import Generator, Tensor
 
 from rad_lightning.robust.contamination import Contamination
-from rad_lightning.robust.trusted import parts
+from rad_lightning.robust.trusted import first_of_parts, parts
 
 
 class Reviewed(IntEnum):
@@ -148,11 +148,8 @@ def simulated(
     """
     order = suspicion.nan_to_num(-1.0).argsort(descending=True, stable=True)
     order = order[~suspicion[order].isnan()]
-    places: dict[int, int] = {}
-    for place, part in enumerate(parts(groups)[order].tolist()):
-        places.setdefault(part, place)
     first = torch.zeros(len(order), dtype=torch.bool)
-    first[list(places.values())] = True
+    first[first_of_parts(order.tolist(), groups)] = True
     order = torch.cat([order[first], order[~first]])[:budget]
     wrong = torch.rand(len(suspicion), generator=generator) < error
     verdicts = torch.where(mislabelled ^ wrong, int(Reviewed.MISLABELLED), int(Reviewed.GOOD))

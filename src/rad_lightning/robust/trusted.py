@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,16 @@ def parts(groups: Tensor) -> Tensor:
     is no other part to compare them with."""
     names, part = torch.unique(groups, return_inverse=True)
     return part if len(names) > 1 else torch.arange(len(groups))
+
+
+def first_of_parts(order: Iterable[int], groups: Tensor) -> list[int]:
+    """The places, from 0, at which ``order``, of rows, comes to a physical part ``(N,)`` for the
+    first time."""
+    part = parts(groups).tolist()
+    first: dict[int, int] = {}
+    for place, row in enumerate(order):
+        first.setdefault(part[row], place)
+    return list(first.values())
 
 
 def ranks(values: Tensor) -> Tensor:

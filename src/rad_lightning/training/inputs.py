@@ -170,8 +170,8 @@ def training_images(
         normal = eligible & ~bad(reviewed)
         if not normal.any():
             raise UserError(
-                f"verdicts: all {int(eligible.sum())} training images are mislabelled: "
-                "nothing is left to learn from"
+                f"verdicts: all {int(eligible.sum())} training images are mislabelled, or of a "
+                "mislabelled part: nothing is left to learn from"
             )
         head, samples = whiten(job, features, rows, normal)
         use = torch.full_like(groups, Use.FIT)

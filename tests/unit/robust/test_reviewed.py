@@ -17,6 +17,7 @@ from rad_lightning.robust.review import (
     precision,
     simulated,
 )
+from rad_lightning.robust.trusted import first_of_parts
 
 ESTIMATE = Contamination(0.1, 0.0, 0.2)
 SUSPICION = torch.linspace(0.99, 0, 100)  # the first image is the most suspicious
@@ -101,6 +102,13 @@ def test_a_simulated_reviewer_sees_one_image_of_each_part_first_as_on_the_page()
     assert judged(5) == [0, 4, 8, 12, 16]
     assert judged(27) == sorted([*range(0, 100, 4), 1, 2])
     assert len(judged(1000)) == 100
+
+
+def test_the_first_image_of_each_part_and_every_image_of_a_lone_part() -> None:
+    order = [3, 2, 0, 1]
+    assert first_of_parts(order, torch.tensor([7, 8, 7, 8])) == [0, 1]
+    assert first_of_parts(order, torch.tensor([7, 8, 8, 8])) == [0, 2]
+    assert first_of_parts(order, torch.tensor([7, 7, 7, 7])) == [0, 1, 2, 3]
 
 
 def test_the_other_images_of_a_mislabelled_part_are_counted_with_it_and_not_judged() -> None:

@@ -25,7 +25,8 @@ from rad_lightning.evaluation.pictures import draw, draw_curves, draw_worst, tit
 from rad_lightning.evaluation.thresholds import reference, threshold
 from rad_lightning.robust.review import Reviewed
 from rad_lightning.training.head import embed
-from rad_lightning.training.inputs import Prepared, TrainingImages
+from rad_lightning.training.images import TrainingImages
+from rad_lightning.training.inputs import Prepared
 from rad_lightning.training.job import Job, pick_device
 
 NOTHING_HELD_OUT = (

@@ -68,7 +68,7 @@ bench: $(VENV)/.dev ## the pipeline against its limits, meta-steps, ONNX, and wh
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/busy.py
 
-peers: $(VENV)/.bench ## PatchCore, PaDiM, FastFlow and CFLOW on our training sets: DATA='data=mvtec data.root=DIR'
+peers: $(VENV)/.bench ## our methods beside PatchCore, PaDiM, FastFlow and CFLOW: DATA='data=mvtec data.root=DIR'
 	$(BIN)/python benchmarks/peers.py $(DATA)
 
 clean: ## remove runs, caches and the environment

@@ -1,17 +1,20 @@
-"""The printed table of a run over peers: a line for each data set, level and peer."""
+"""The printed table of a run over peers: a line for each data set, level and method."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from rad_lightning.data.splits import Roles
+
 SHOWN = (("image AUROC", "image_auroc"), ("pixel AUROC", "pixel_auroc"), ("AUPRO", "pixel_aupro"))
 COSTS = ("fit, CPU s", "CPU ms/image", "peak MiB")
+FITTING = ("samples", "trust", "training")  # stages of our methods, besides the features
 
 
 def lines(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -31,16 +34,31 @@ def numbers(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for _, key in SHOWN:
         values = [run["metrics"][key] for run in runs if key in run["metrics"]]
-        found.append(f"{100 * mean(values):.1f}" if values else "-")
-    fit = mean(run["cost"]["fit_cpu_seconds"] for run in runs)
-    each = mean(run["cost"]["score_cpu_seconds_per_image"] for run in runs)
-    peak = max(run["peak_memory_mib"] for run in runs)
-    return [*found, f"{fit:.1f}", f"{1000 * each:.0f}", f"{peak:.0f}"]
+        found.append(f"{100 * fmean(values):.1f}" if values else "-")
+    costs = [cost for run in runs if (cost := cost_of(run))]
+    found.append(f"{fmean(fit for fit, _ in costs):.1f}" if costs else "-")
+    found.append(f"{1000 * fmean(each for _, each in costs):.0f}" if costs else "-")
+    return [*found, f"{max(run['peak_memory_mib'] for run in runs):.0f}"]
+
+
+def cost_of(run: Mapping[str, Any]) -> tuple[float, float] | None:
+    """CPU seconds of the fitting, and of scoring an image. Those of our methods include the
+    features of the images; ``None`` where these came from the cache, or an earlier version has not
+    counted."""
+    if cost := run.get("cost"):
+        return cost["fit_cpu_seconds"], cost["score_cpu_seconds_per_image"]
+    spent, features = run.get("cpu_seconds"), run["features"]
+    if not spent or features["computed"] < features["images"]:
+        return None
+    image = spent["features"] / features["images"]
+    fitting = sum(spent.get(stage, 0.0) for stage in FITTING)
+    trained = features["images"] - run["images"].get(Roles.TEST, 0)
+    return trained * image + fitting, image + spent["scoring"] / run["scored_images"]
 
 
 def show(results: Sequence[Mapping[str, Any]]) -> None:
     """Print the table."""
-    table = Table("data", "ρ", "peer", "seeds", title="peers, means over seeds; peak: the largest")
+    table = Table("data", "ρ", "method", "seeds", title="means over seeds; peak: the largest")
     for name in (*(name for name, _ in SHOWN), *COSTS):
         table.add_column(name, justify="right")
     for line in lines(results):

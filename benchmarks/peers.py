@@ -1,21 +1,22 @@
-"""PatchCore, PaDiM, FastFlow and CFLOW of anomalib on the training sets of our methods.
+"""PatchCore, PaDiM, FastFlow and CFLOW of anomalib beside our methods, on the same training sets.
 
     pip install 'rad-lightning[bench]'          # or all of it: make peers DATA='data=mvtec ...'
     python benchmarks/peers.py data=mvtec data.root=DIR data.category=bottle,pill \\
-        backbone.weights=FILE peer=padim,patchcore noise.ratio=0,0.3 seed=0,1,2
+        backbone.weights=FILE peer=plain,robust,padim,patchcore noise.ratio=0,0.3 seed=0,1,2
 
 Settings are those of ``python -m rad_lightning``, each with the values of a sweep, besides
 ``peer=`` and a peer's own, for example ``patchcore.coreset_sampling_ratio=0.01`` or
-``fastflow.epochs=15`` (``peer_models.py`` has all). Where none are given: ``noise=replace``,
-``logger=csv``, ``output=outputs/peers``, every peer.
+``fastflow.epochs=15`` (``peer_models.py`` has all). ``peer=`` also takes our methods, which run
+with their defaults. Where none are given: ``noise=replace``, ``logger=csv``,
+``output=outputs/peers``, ``plain``, ``robust`` and every peer.
 
 Same images, noise manifests, input size, normalisation, backbone weights and threads
-(``trainer.threads``) as our methods; the last epoch, no test label in any choice; on the CPU. Each
-cell leaves a run folder with ``result.json``, ``scores.csv`` and ``manifest.csv``:
-``python -m rad_lightning report sweep=DIR`` tabulates peers, beside our methods where those write
-into the same folder with the same settings. A finished cell is never run again. What each has cost
-(CPU seconds of fitting and of scoring an image, peak memory of the process) stands in
-``result.json`` and in the table printed at the end.
+(``trainer.threads``) for all; the last epoch of the peers, no test label in any choice; on the CPU.
+Each cell leaves a run folder with ``result.json``, ``scores.csv`` and ``manifest.csv``:
+``python -m rad_lightning report sweep=DIR`` tabulates them. A finished cell is never run again.
+What each has cost (CPU seconds of fitting and of scoring an image, peak memory of the process)
+stands in ``result.json`` and in the table printed at the end. Reading images counts for our
+methods, which compute their features anew for it (``cache.enabled=false``), and not for the peers.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peer_cells import Decoded, PeerJob, open_cell, run_cell
+from peer_cost import forget_peak
 from peer_models import PEERS, check_installed
 from peer_table import show
 
@@ -38,6 +40,7 @@ from rad_lightning.cli import one_line
 from rad_lightning.common.errors import BusyError, CellsFailedError, UserError
 from rad_lightning.common.machine import lack
 from rad_lightning.common.progress import Progress
+from rad_lightning.common.runs import FAILURE
 from rad_lightning.config import (
     TrainConfig,
     as_written,
@@ -48,19 +51,22 @@ from rad_lightning.config import (
 )
 from rad_lightning.report import write_report
 from rad_lightning.sweep.jobs import write_failure
-from rad_lightning.training.job import Shared
+from rad_lightning.training.job import Job, Shared, open_job
+from rad_lightning.training.run import run_job
 
 USUAL = {
     "noise": "replace",
     "logger": "csv",
     "output": "outputs/peers",
-    "peer": ",".join(PEERS),
+    "peer": ",".join(("plain", "robust", *PEERS)),
 }
 OURS = ("method", "head")  # groups of settings that no peer reads
+ON_THE_CPU = ("trainer.accelerator=cpu", "cache.enabled=false")
 
 
 def cells(arguments: Sequence[str]) -> Iterator[tuple[TrainConfig, str, Any]]:
-    """Each cell's settings, the name of its peer and the peer's settings."""
+    """Each cell's settings, the name of its peer and the peer's settings; those of a cell of ours
+    are ``None``."""
     given = {key_of(a) for a in arguments}
     written = [f"{k}={v}" for k, v in USUAL.items() if k not in given] + list(arguments)
     written = [as_written(a, TrainConfig, sweeps=True) for a in written]
@@ -83,14 +89,22 @@ def one_cell(overrides: Sequence[str]) -> tuple[TrainConfig, str, Any]:
         if key.split(".")[0] in OURS:
             raise UserError(f"{key}: no peer reads it; a peer's own settings are PEER.KEY=VALUE")
     name = next(o.partition("=")[2] for o in own if key_of(o) == "peer")
+    if name in our_methods():
+        return to_typed(compose("train", [*ours, f"method={name}", *ON_THE_CPU])), name, None
     if name not in PEERS:
-        raise UserError(f"peer={name}: choose from {', '.join(PEERS)}")
+        known = ", ".join((*PEERS, *our_methods()))
+        raise UserError(f"peer={name}: choose from {known}")
     mine = [o.removeprefix(f"{name}.") for o in own if o.startswith(f"{name}.")]
     schema = OmegaConf.structured(PEERS[name].settings)
     settings: Any = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_dotlist(mine)))
     for fault in faults(settings, f"{name}."):
         raise UserError(fault)
     return to_typed(compose("train", ours)), name, settings
+
+
+def our_methods() -> list[str]:
+    """What ``method=`` takes."""
+    return sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 
 
 def key_of(override: str) -> str:
@@ -105,13 +119,14 @@ def run(arguments: Sequence[str]) -> None:
         CellsFailedError: at the end, when cells have no result; the others are done.
     """
     todo = list(cells(arguments))  # a wrong value ends it before anything runs
-    check_installed()
+    if any(name in PEERS for _, name, _ in todo):
+        check_installed()
     progress, shared, decoded = Progress(), Shared(), Decoded()
-    finished: list[PeerJob] = []
+    finished: list[Job] = []
     failed: list[Exception] = []
     for number, (cfg, name, settings) in enumerate(todo, 1):
         try:
-            job = open_cell(cfg, name, settings, shared)
+            job = open_cell(cfg, name, settings, shared) if settings else open_job(cfg, shared)
             progress.say(f"{number:4} of {len(todo)}  {job.run.path.name}")
             attempt(job, decoded)
             finished.append(job)
@@ -128,12 +143,18 @@ def run(arguments: Sequence[str]) -> None:
         raise CellsFailedError(f"{len(failed)} of {len(todo)} cells failed: {reason}")
 
 
-def attempt(job: PeerJob, decoded: Decoded) -> None:
+def attempt(job: Job, decoded: Decoded) -> None:
     """Run one cell unless it is done; where it fails, the reason is written down and raised."""
     try:
         with job.run.alone():
-            if not (job.run.done and job.cfg.resume):
+            if job.run.done and job.cfg.resume:
+                return
+            forget_peak()
+            if isinstance(job, PeerJob):
                 run_cell(job, decoded, Progress(quiet=True))
+            else:
+                run_job(job, Progress(quiet=True))
+                (job.run.path / FAILURE).unlink(missing_ok=True)
     except BusyError:
         raise  # its other process says how it ends
     except Exception as error:

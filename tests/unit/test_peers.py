@@ -15,7 +15,7 @@ import pytest
 import torch
 from peer_cost import forget_peak, measured, peak_mib
 from peer_models import PEERS, FixedScale, Images, Peer, scores_and_maps
-from peer_table import lines
+from peer_table import cost_of, lines
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -151,7 +151,7 @@ def test_a_cell_that_fails_is_written_down_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("peer=nobody", "choose from"),
+        ("peer=nobody", "choose from patchcore, padim"),
         ("distance.power=0", "distance.power = 0.0: use a value > 0"),
         ("distance.pwoer=1", "pwoer"),
         ("method=plain", "no peer reads it"),
@@ -212,6 +212,21 @@ def test_the_table_averages_over_seeds() -> None:
     assert lines([one(0, 0.9), one(1, 0.8)]) == [
         ("mtd/mtd", "0.3", "PaDiM", "2", "85.0", "-", "-", "2.0", "10", "200")
     ]
+
+
+def test_our_methods_run_beside_the_peers_and_say_what_they_cost(fitted: list[int]) -> None:
+    assert peers.main([*SET, "peer=distance,lof_memory", "noise.ratio=0.3"]) == 0
+    found = {run.read_result()["method"]: run.read_result() for run in results()}
+    ours = found["lof_memory"]
+    assert ours["manifest_sha256"] == found["Distance"]["manifest_sha256"]
+    spent, images = ours["cpu_seconds"], ours["features"]["images"]
+    fit, each = cost_of(ours) or (0.0, 0.0)
+    assert ours["features"]["computed"] == images
+    assert spent["training"] < fit < sum(spent.values())
+    assert spent["features"] / images < each < fit
+    cached = ours | {"features": {"computed": 0, "images": images}}
+    assert [line[-3:-1] for line in lines([ours | {"cpu_seconds": {}}])] == [("-", "-")]
+    assert [line[-3:-1] for line in lines([cached])] == [("-", "-")]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ class Bar:
 
 
 class Progress:
-    """What a command tells while it works, and how long each of its stages took."""
+    """What a command tells while it works, and what each of its stages took: ``seconds`` on the
+    clock, ``cpu_seconds`` of all threads of this process."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Terminal(
@@ -95,6 +96,7 @@ class Progress:
         )  # names may hold [brackets]
         self.live = self.console.is_terminal and not quiet
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
         self.clock = time.perf_counter
         self.started = self.clock()
 
@@ -106,13 +108,15 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to ``seconds[name]``."""
+        """Adds the time spent inside to ``seconds[name]`` and ``cpu_seconds[name]``."""
         end_if_asked()
-        started = self.clock()
+        started, cpu = self.clock(), time.process_time()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - started
+            cpu = time.process_time() - cpu
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + cpu
 
 
 def duration(seconds: float) -> str:

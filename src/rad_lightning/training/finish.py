@@ -58,6 +58,7 @@ def finish(
         worst, missing = pictures(prepared, scored, limit, log)
     result = summarise(prepared, evaluation, progress)
     result["notes"] += missing
+    result["scored_images"] = len(scored.train) + len(scored.test)
     result |= detector_facts(job, scored, limit) | ranking_facts(images, result["metrics"])
     if cfg.method.holdout and not images.held_out.any():
         result["notes"].append(NOTHING_HELD_OUT)
@@ -168,6 +169,7 @@ def summarise(prepared: Prepared, evaluation: Evaluation, progress: Progress) ->
         "images": dict(sorted(data.counts().items())),
         "features": {"computed": features.computed, "images": len(features.entries)},
         "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
+        "cpu_seconds": {name: round(value, 3) for name, value in progress.cpu_seconds.items()},
         "peak_memory_mib": peak_memory_mib(),
         "manifest_sha256": file_hashes([job.run.path / "manifest.csv"])[0],
         "config": asdict(job.cfg),
